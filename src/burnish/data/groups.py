@@ -10,8 +10,8 @@ Legend: B rows, T tokens in a row, R responses in a batch, N response tokens tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -125,7 +125,11 @@ class GroupBatch:
 
     def to(self, device: torch.device | str) -> GroupBatch:
         """The same batch on another device."""
-        moved = {name: value.to(device) for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)}
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
         return replace(self, **moved)
 
 

@@ -1,0 +1,92 @@
+"""The order in which examples are seen, and how a batch is cut into micro-batches.
+
+The order is a pure function of seed and step, so that a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from burnish.data.groups import Layout, PromptGroup
+
+
+def row_tokens(group: PromptGroup, layout: Layout) -> tuple[int, int]:
+    """(rows, longest row in tokens) that a group takes in a layout."""
+    if layout == "shared":
+        return 1, group.row_length
+    return len(group.responses), group.context_length
+
+
+def micro_batches(groups: Sequence[PromptGroup], *, tokens: int, layout: Layout = "shared") -> list[list[PromptGroup]]:
+    """Cut a batch into micro-batches of at most `tokens` tokens, padding included, with rows of like length together.
+
+    A group that is longer than the budget by itself gets a micro-batch of its own.
+
+    Args:
+        groups: the optimiser batch.
+        tokens: rows x longest row of a micro-batch at most.
+        layout: how the rows will be laid out.
+
+    Returns:
+        Micro-batches, longest rows first, so that the peak of memory comes at once and not after an hour.
+    """
+    order = sorted(range(len(groups)), key=lambda i: (-row_tokens(groups[i], layout)[1], i))
+    result: list[list[PromptGroup]] = []
+    rows = width = 0
+    for i in order:
+        more, length = row_tokens(groups[i], layout)
+        if result and (rows + more) * max(width, length) <= tokens:
+            result[-1].append(groups[i])
+            rows += more
+        else:
+            result.append([groups[i]])
+            rows, width = more, length
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class DataOrder:
+    """Which examples make up the batch of a step.
+
+    Every epoch is a fresh permutation, drawn from (seed, epoch). The last batch of an epoch may be smaller: no
+    example is dropped and none is seen twice in an epoch.
+
+    Attributes:
+        n: number of examples.
+        batch_size: examples of an optimiser step.
+        seed: of the permutations.
+    """
+
+    n: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-self.n // self.batch_size)
+
+    def batch(self, step: int) -> list[int]:
+        """Places in the data set of the examples of step `step`, counted from 0 across epochs."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.n, generator=generator)
+        return order[within * self.batch_size : (within + 1) * self.batch_size].tolist()
+
+
+def split(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Split `n` examples into (training, validation) places.
+
+    Args:
+        n: number of examples.
+        fraction: share of the validation set; at least one example where the share is above 0 and n above 1.
+        seed: of the draw.
+    """
+    if fraction <= 0.0 or n < 2:
+        return list(range(n)), []
+    held = min(n - 1, max(1, round(n * fraction)))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    return sorted(order[held:]), sorted(order[:held])

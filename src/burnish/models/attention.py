@@ -1,0 +1,187 @@
+"""One attention function for the shared-prompt layout and for decoding with a cache.
+
+transformers hands q, k and v of every layer to a registered function and passes extra keyword arguments of the
+model's forward through to it. burnish registers its own under `burnish` and passes `attention_plan`, which knows
+who may see whom. Sliding windows are taken from position ids, not from row offsets: in
+`[prompt | response 0 | response 1]` the second response stands far from its prompt in the row, not in the sequence.
+
+Legend: B rows, H heads, Q query tokens, S key tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from burnish.data.groups import PAD_SEGMENT, PROMPT_SEGMENT, GroupBatch
+
+ATTENTION_NAME = "burnish"
+
+
+class AttentionPlan(Protocol):
+    """Who may see whom, for one forward pass."""
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """(B or 1, 1, Q, S) boolean mask, True where a query may see a key; None for plain causal attention."""
+        ...
+
+
+class GroupPlan:
+    """The shared-prompt layout: a token sees its prompt and its own response, causally, within the window.
+
+    Args:
+        segment_ids: (B, T) 0 prompt, 1... responses, -1 padding.
+        position_ids: (B, T) positions in the sequence.
+    """
+
+    def __init__(self, segment_ids: Tensor, position_ids: Tensor) -> None:
+        self.segment_ids, self.position_ids = segment_ids, position_ids
+        self._masks: dict[int | None, Tensor] = {}
+        # One response a row and padding on the right: a real token sees all that stands before it, which is what
+        # plain causal attention computes, without a mask.
+        self._one_response = bool(segment_ids.max() <= 1)
+        self._span = int(position_ids.max()) + 1
+
+    @classmethod
+    def of(cls, batch: GroupBatch) -> GroupPlan:
+        """The plan of a batch."""
+        return cls(batch.segment_ids, batch.position_ids)
+
+    def mask(self, window: int | None) -> Tensor | None:
+        if window is not None and window >= self._span:
+            window = None
+        if self._one_response and window is None:
+            return None
+        if window not in self._masks:
+            self._masks[window] = self._build(window)
+        return self._masks[window]
+
+    def _build(self, window: int | None) -> Tensor:
+        query, key = self.segment_ids.unsqueeze(2), self.segment_ids.unsqueeze(1)
+        width = self.segment_ids.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()
+        seen = causal & ((key == query) | (key == PROMPT_SEGMENT)) & (key != PAD_SEGMENT)
+        if window is not None:
+            seen &= self.position_ids.unsqueeze(2) - self.position_ids.unsqueeze(1) < window
+        # Padding sees itself: a query that sees nothing would be 0 / 0.
+        seen |= torch.eye(width, dtype=torch.bool, device=query.device)
+        return seen.unsqueeze(1)
+
+
+class CachePlan:
+    """New tokens against a cache: a token sees every cached key that is in use, at its position or before.
+
+    Args:
+        key_positions: (B, S) the position of each cached key, -1 where the slot is not in use.
+        query_positions: (B, Q) positions of the new tokens.
+    """
+
+    def __init__(self, key_positions: Tensor, query_positions: Tensor) -> None:
+        self.key_positions, self.query_positions = key_positions, query_positions
+        self._masks: dict[int | None, Tensor] = {}
+        self._span = int(query_positions.max()) + 1
+
+    def mask(self, window: int | None) -> Tensor | None:
+        if window is not None and window >= self._span:
+            window = None
+        if window not in self._masks:
+            key, query = self.key_positions.unsqueeze(1), self.query_positions.unsqueeze(2)
+            seen = (key >= 0) & (key <= query)
+            if window is not None:
+                seen = seen & (query - key < window)
+            # A padding query must see something: 0 / 0 otherwise. What it computes is never read.
+            seen = seen | ~seen.any(-1, keepdim=True)
+            self._masks[window] = seen.unsqueeze(1)
+        return self._masks[window]
+
+
+def group_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    attention_plan: AttentionPlan,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it.
+
+    Args:
+        module: the attention layer (not read).
+        query: (B, H, Q, head) queries.
+        key: (B, H or fewer, S, head) keys; fewer heads are shared (grouped-query attention).
+        value: like `key`.
+        attention_mask: not used; the plan says who sees whom.
+        attention_plan: of this forward pass.
+        scaling: factor of the scores, 1 / sqrt(head) if none.
+        dropout: of the attention weights.
+        sliding_window: how many positions back a token sees, itself included, or none.
+        softcap: Gemma 2's cap of the scores.
+
+    Returns:
+        (B, Q, H, head), and None in place of the weights.
+    """
+    mask = attention_plan.mask(sliding_window)
+    if softcap is not None or kwargs.get("s_aux") is not None:
+        out = _eager(query, key, value, mask, scaling, dropout, softcap, kwargs.get("s_aux"))
+    else:
+        causal = mask is None and query.shape[2] > 1
+        grouped = key.shape[1] != query.shape[1]
+        out = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=grouped,
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _eager(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attention with capped scores (Gemma 2) or with sinks, learned extra logits that take weight and give nothing."""
+    share = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(share, 1), value.repeat_interleave(share, 1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if sinks is not None:
+        column = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+        scores = torch.cat([scores, column.to(scores.dtype)], dim=-1)
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    weights = torch.softmax(scores, dim=-1, dtype=dtype).to(value.dtype)
+    weights = weights[..., : key.shape[2]]
+    return F.dropout(weights, dropout) @ value
+
+
+def register_attention() -> None:
+    """Make `group_attention` known to transformers. Safe to call again.
+
+    Only the attention is registered, no mask maker: transformers then builds no mask of its own.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if ATTENTION_NAME not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, group_attention)

@@ -1,0 +1,376 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): y = W x + (alpha / r) B A x, with W frozen, A random, B zero.
+
+`inject` replaces linear layers by `LoRALinear`, which holds any number of named adapters on one frozen weight. Which
+of them a forward pass uses, if any, is the route's affair (`routing.py`).
+
+Legend: B rows, T tokens, I and O the layer's input and output width, r the rank.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from burnish.config import Config, suggest
+from burnish.errors import AdapterError
+from burnish.models.routing import current_route
+
+ALL_LINEAR = "all-linear"
+
+
+class LoRAConfig(Config):
+    """What is adapted, and how strongly."""
+
+    rank: int = Field(8, ge=1, le=4096)
+    """r, the inner width of the update."""
+    alpha: float = Field(16.0, gt=0)
+    """The update is scaled by alpha / r."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout on the adapter's input, in training."""
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    """Layer names (`q_proj`), patterns over full paths (`*.layers.1?.mlp.*`), or `all-linear`: every linear layer
+    but the output projection."""
+    rank_stabilised: bool = False
+    """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
+    init: Literal["kaiming", "normal"] = "kaiming"
+    """How A starts: Kaiming uniform with a = sqrt(5), as the authors' code has it, or normal with deviation 1 / r."""
+    trainable_tokens: tuple[str, ...] = ()
+    """Tokens whose embedding rows (and output rows, where tied) are trained beside the adapter."""
+
+    @field_validator("targets", "trainable_tokens", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("targets")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one target, or use all-linear")
+        return value
+
+    @property
+    def scale(self) -> float:
+        """The factor of B A x."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+
+class _LoRAFunction(torch.autograd.Function):
+    """y = x W^T + b + s d(x) A^T B^T as one node of the graph.
+
+    The frozen weight is used as it lies: no cast, no copy, no gradient. Saved for backward are the input (which the
+    neighbouring layers save anyway) and the (.., r) product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        keep: Tensor | None,
+    ) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        inner = (flat if keep is None else flat * keep.reshape(flat.shape)) @ a.T
+        y = F.linear(flat, weight, bias)
+        y.addmm_(inner, b.T, alpha=scale)
+        ctx.scale = scale
+        ctx.save_for_backward(x, inner, weight, a, b, keep)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, weight, a, b, keep = ctx.saved_tensors
+        g, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        mask = None if keep is None else keep.reshape(flat.shape)
+        g_inner = g @ b
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = g @ weight
+            if mask is None:
+                grad_x.addmm_(g_inner, a, alpha=ctx.scale)
+            else:
+                grad_x += (g_inner @ a) * mask * ctx.scale
+            grad_x = grad_x.view(x.shape)
+        master = torch.float64 if x.dtype == torch.float64 else torch.float32
+        grad_a = (g_inner.T @ (flat if mask is None else flat * mask)).to(master) * ctx.scale
+        grad_b = (g.T @ inner).to(master) * ctx.scale
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer (`nn.Linear`, or GPT-2's transposed `Conv1D`) with named adapters."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.transposed = not isinstance(base, nn.Linear)
+        self.lora_a = nn.ParameterDict()
+        self.lora_b = nn.ParameterDict()
+        self.configs: dict[str, LoRAConfig] = {}
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I) the frozen weight, as a view."""
+        weight: Tensor = self.base.weight  # type: ignore[assignment]
+        return weight.T if self.transposed else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(O,) the frozen bias, if any."""
+        bias: Tensor | None = self.base.bias  # type: ignore[assignment]
+        return bias
+
+    def add(self, adapter: str, config: LoRAConfig, generator: torch.Generator) -> None:
+        """Add an adapter: A drawn from `generator`, B zero, so that it changes nothing yet."""
+        out_width, in_width = self.weight.shape
+        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        a = torch.empty(config.rank, in_width, dtype=dtype)
+        if config.init == "kaiming":
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+        else:
+            nn.init.normal_(a, std=1.0 / config.rank, generator=generator)
+        self.lora_a[adapter] = nn.Parameter(a.to(self.weight.device))
+        self.lora_b[adapter] = nn.Parameter(torch.zeros(out_width, config.rank, dtype=dtype, device=self.weight.device))
+        self.configs[adapter] = config
+
+    def remove(self, adapter: str) -> None:
+        """Forget an adapter."""
+        del self.lora_a[adapter], self.lora_b[adapter], self.configs[adapter]
+
+    def delta(self, adapter: str) -> Tensor:
+        """(O, I) the adapter's update of the weight, s B A, in the adapter's precision."""
+        return self.lora_b[adapter] @ self.lora_a[adapter] * self.configs[adapter].scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        route = current_route()
+        if len(route.parts) == 1:
+            return self._through(x, route.parts[0][0], route.dropout)
+        pieces = x.split([rows for _, rows in route.parts])
+        through = zip(pieces, route.parts, strict=True)
+        return torch.cat([self._through(piece, adapter, route.dropout) for piece, (adapter, _) in through])
+
+    def _through(self, x: Tensor, adapter: str | None, dropout: bool) -> Tensor:
+        if adapter is None or adapter not in self.configs:
+            result: Tensor = self.base(x)
+            return result
+        config, keep = self.configs[adapter], None
+        if dropout and config.dropout > 0.0:
+            keep = F.dropout(torch.ones_like(x), config.dropout)
+        out: Tensor = _LoRAFunction.apply(
+            x, self.weight, self.bias, self.lora_a[adapter], self.lora_b[adapter], config.scale, keep
+        )
+        return out
+
+
+class TokenRowsEmbedding(nn.Module):
+    """A frozen embedding in which an adapter may hold its own, trainable rows for chosen tokens."""
+
+    def __init__(self, base: nn.Embedding) -> None:
+        super().__init__()
+        self.base = base
+        self.rows = nn.ParameterDict()
+        self.ids: dict[str, Tensor] = {}
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D) the frozen table."""
+        return self.base.weight
+
+    def add(self, adapter: str, token_ids: Sequence[int]) -> None:
+        """Give an adapter its own rows, as copies of the frozen ones."""
+        ids = torch.tensor(sorted(set(token_ids)), dtype=torch.long, device=self.weight.device)
+        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        self.rows[adapter] = nn.Parameter(self.weight[ids].detach().to(dtype, copy=True))
+        self.ids[adapter] = ids
+
+    def remove(self, adapter: str) -> None:
+        """Forget an adapter's rows."""
+        del self.rows[adapter], self.ids[adapter]
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        out: Tensor = self.base(input_ids)
+        parts = current_route().parts
+        start = 0
+        for adapter, rows in parts:
+            stop = input_ids.shape[0] if len(parts) == 1 else start + rows
+            if adapter in self.ids:
+                where, which = (input_ids[start:stop].reshape(-1, 1) == self.ids[adapter]).nonzero(as_tuple=True)
+                # Gemma's embedding layer scales what it looks up.
+                factor = getattr(self.base, "embed_scale", 1.0)
+                values = (self.rows[adapter][which] * factor).to(out.dtype)
+                width = input_ids.shape[1] if input_ids.dim() > 1 else 1
+                out = out.reshape(-1, out.shape[-1]).index_put((where + start * width,), values).view(out.shape)
+            start = stop
+        return out
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether LoRA can adapt the module: a linear layer, or GPT-2's transposed one."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Paths of the linear layers that `targets` names, in the model's order.
+
+    A target is `all-linear` (all but the output projection), a layer's own name (`q_proj`), the end of a path
+    (`self_attn.q_proj`), or a shell-style pattern over the whole path.
+
+    Raises:
+        AdapterError: when a target matches nothing.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if (is_linear(module) or isinstance(module, LoRALinear)) and not name.endswith(".base") and module is not head
+    ]
+    chosen: set[str] = set()
+    for target in targets:
+        if target == ALL_LINEAR:
+            matched = linear
+        else:
+            matched = [n for n in linear if n == target or n.endswith("." + target) or fnmatch.fnmatch(n, target)]
+        if not matched:
+            names = sorted({name.rsplit(".", 1)[-1] for name in linear})
+            raise AdapterError(
+                f"LoRA target {target!r} matches no linear layer{suggest(target, names)}",
+                where="lora.targets",
+                fix=f"use all-linear, a pattern over paths, or one of: {', '.join(names)}",
+            )
+        chosen.update(matched)
+    return [name for name in linear if name in chosen]
+
+
+def inject(model: nn.Module, adapter: str, config: LoRAConfig, *, seed: int, token_ids: Sequence[int] = ()) -> None:
+    """Add a named adapter to a model, in place. Layers already adapted get one more.
+
+    Args:
+        model: a transformers causal LM; its own parameters are frozen.
+        adapter: the adapter's name (letters, digits, - and _).
+        config: rank, targets and so on.
+        seed: of A's draw.
+        token_ids: the ids of `config.trainable_tokens`.
+
+    Raises:
+        AdapterError: for a bad or taken name, or a target that matches nothing.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
+        raise AdapterError(f"adapter name {adapter!r} may hold letters, digits, - and _ only")
+    if adapter in adapter_names(model):
+        raise AdapterError(f"the model already holds an adapter named {adapter!r}")
+    paths = find_targets(model, config.targets)
+    if not adapter_names(model):
+        model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for path in paths:
+        module = model.get_submodule(path)
+        if not isinstance(module, LoRALinear):
+            module = LoRALinear(module)
+            _replace(model, path, module)
+        module.add(adapter, config, generator)
+    if token_ids:
+        _token_rows(model).add(adapter, token_ids)
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _token_rows(model: nn.Module) -> TokenRowsEmbedding:
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    if isinstance(embedding, TokenRowsEmbedding):
+        return embedding
+    path = next(name for name, module in model.named_modules() if module is embedding)
+    wrapped = TokenRowsEmbedding(embedding)
+    _replace(model, path, wrapped)
+    return wrapped
+
+
+def token_rows_of(model: nn.Module, adapter: str | None) -> tuple[Tensor, nn.Parameter] | None:
+    """An adapter's own embedding rows as (ids, rows), or none."""
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    if adapter is None or not isinstance(embedding, TokenRowsEmbedding) or adapter not in embedding.ids:
+        return None
+    return embedding.ids[adapter], embedding.rows[adapter]
+
+
+def lora_layers(model: nn.Module, adapter: str | None = None) -> Iterator[tuple[str, LoRALinear]]:
+    """Path and layer of every adapted layer, or of those that hold `adapter`."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear) and (adapter is None or adapter in module.configs):
+            yield name, module
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Names of the adapters that the model holds, in the order they were added."""
+    names: dict[str, None] = {}
+    for _, layer in lora_layers(model):
+        names.update(dict.fromkeys(layer.configs))
+    return list(names)
+
+
+def adapter_parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
+    """The parameters of one adapter by a stable name, A before B, layers in the model's order."""
+    found: dict[str, nn.Parameter] = {}
+    for name, layer in lora_layers(model, adapter):
+        found[f"{name}.lora_A"] = layer.lora_a[adapter]
+        found[f"{name}.lora_B"] = layer.lora_b[adapter]
+    rows = token_rows_of(model, adapter)
+    if rows is not None:
+        found["token_rows"] = rows[1]
+    return found
+
+
+def remove_adapter(model: nn.Module, adapter: str) -> None:
+    """Forget an adapter; the layers stay ready for others."""
+    for _, layer in list(lora_layers(model, adapter)):
+        layer.remove(adapter)
+    if token_rows_of(model, adapter) is not None:
+        _token_rows(model).remove(adapter)
+
+
+@torch.no_grad()
+def copy_adapter(model: nn.Module, source: str, target: str) -> None:
+    """Add `target` as an exact copy of `source`; the policy of DPO and PPO starts so from the SFT adapter.
+
+    Raises:
+        AdapterError: when there is no `source`, or `target` is taken.
+    """
+    if target in adapter_names(model):
+        raise AdapterError(f"the model already holds an adapter named {target!r}")
+    layers = list(lora_layers(model, source))
+    if not layers:
+        raise AdapterError(f"the model holds no adapter named {source!r}")
+    for _, layer in layers:
+        layer.lora_a[target] = nn.Parameter(layer.lora_a[source].detach().clone())
+        layer.lora_b[target] = nn.Parameter(layer.lora_b[source].detach().clone())
+        layer.configs[target] = layer.configs[source]
+    rows = token_rows_of(model, source)
+    if rows is not None:
+        embedding = _token_rows(model)
+        embedding.ids[target] = rows[0]
+        embedding.rows[target] = nn.Parameter(rows[1].detach().clone())
+
+
+def count_trainable_params(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters; tied ones count once. Of 7e9 a rank-8 adapter trains about 0.3 %."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

@@ -1,0 +1,114 @@
+"""The log-prob primitive against autograd through the whole logits in float64, and against numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from burnish.ops import logprobs
+from burnish.ops.logprobs import OutputHead, token_kl, token_logprobs
+
+V, D, N = 53, 7, 11
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several uneven tiles in both directions."""
+    monkeypatch.setattr(logprobs, "TOKEN_TILE", 4)
+    monkeypatch.setattr(logprobs, "VOCAB_TILE", 10)
+
+
+def leaf(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    return (torch.randn(*shape, dtype=torch.float64) * scale).requires_grad_()
+
+
+def whole_logprobs(hidden, weight, bias, scale, softcap, targets, row_ids=None, rows=None):
+    """The textbook form: all logits, log_softmax, gather."""
+    if rows is not None:
+        weight = weight.index_copy(0, row_ids, rows)
+    logits = hidden @ weight.T * scale
+    if bias is not None:
+        logits = logits + bias
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0]
+
+
+def test_by_hand() -> None:
+    # Two tokens of a vocabulary of two, hidden width one: logits (0, ln 3) give probabilities (1/4, 3/4).
+    hidden = torch.tensor([[math.log(3.0)]], dtype=torch.float64, requires_grad=True)
+    head = OutputHead(torch.tensor([[0.0], [1.0]], dtype=torch.float64))
+    logp = token_logprobs(hidden, head, torch.tensor([1]))
+    assert logp.item() == pytest.approx(math.log(0.75), abs=1e-12)
+    logp.sum().backward()
+    assert hidden.grad.item() == pytest.approx(1.0 - 0.75, abs=1e-12)  # W_y - sum p W
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("with_rows", [False, True])
+def test_values_and_all_gradients_equal_the_whole_logits(softcap, scale, with_bias, with_rows) -> None:
+    hidden, weight = leaf(N, D, scale=2.0), leaf(V, D)
+    bias = leaf(V) if with_bias else None
+    row_ids = torch.tensor([3, 9, 10, 52]) if with_rows else None
+    rows = leaf(4, D) if with_rows else None
+    targets = torch.tensor([0, 3, 9, 10, 52, 51, 20, 20, 29, 30, 5])
+    upstream = torch.randn(N, dtype=torch.float64)
+
+    expected = whole_logprobs(hidden, weight, bias, scale, softcap, targets, row_ids, rows)
+    leaves = [t for t in (hidden, weight, bias, rows) if t is not None]
+    expected_grads = torch.autograd.grad((expected * upstream).sum(), leaves)
+    got = token_logprobs(hidden, OutputHead(weight, bias, scale, softcap, row_ids, rows), targets)
+    got_grads = torch.autograd.grad((got * upstream).sum(), leaves)
+
+    assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+    for a, b in zip(got_grads, expected_grads, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+def test_only_what_trains_gets_a_gradient() -> None:
+    hidden, weight = leaf(N, D), torch.randn(V, D, dtype=torch.float64)
+    row_ids, rows = torch.tensor([1]), leaf(1, D)
+    token_logprobs(hidden, OutputHead(weight, row_ids=row_ids, rows=rows), torch.ones(N, dtype=torch.long)).sum().backward()
+    assert weight.grad is None
+    assert hidden.grad.abs().sum() > 0
+    assert rows.grad.abs().sum() > 0
+
+
+def test_logits_of_the_head_agree_with_the_primitive() -> None:
+    head = OutputHead(leaf(V, D), leaf(V), 0.7, 2.0, torch.tensor([4, 40]), leaf(2, D))
+    hidden, targets = leaf(N, D), torch.randint(V, (N,))
+    expected = torch.log_softmax(head.logits(hidden), -1).gather(1, targets[:, None])[:, 0]
+    assert torch.allclose(token_logprobs(hidden, head, targets), expected, rtol=0, atol=1e-12)
+
+
+def test_bf16_keeps_the_gradient_of_a_confident_token() -> None:
+    # p(target) is about 0.998. Were the target inside the bf16 sum, 1 - p would come out as 0 or 0.004.
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    hidden = torch.tensor([[6.25, 0.0]])
+    p_other = 1.0 / (1.0 + math.exp(6.25))
+    low = hidden.bfloat16().requires_grad_()
+    token_logprobs(low, OutputHead(weight.bfloat16()), torch.tensor([0])).sum().backward()
+    assert low.grad[0, 0].item() == pytest.approx(p_other, rel=0.01)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
+    head = OutputHead(torch.tensor([[1.0], [-1.0], [0.5]]))
+    logp = token_logprobs(hidden, head, torch.tensor([0, 0]))
+    assert logp.tolist() == pytest.approx([0.0, -2000.0])
+    logp.sum().backward()
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_kl_equals_the_definition_and_is_zero_for_equal_models() -> None:
+    head, ref_head = OutputHead(leaf(V, D)), OutputHead(leaf(V, D))
+    h, r = leaf(N, D), leaf(N, D)
+    log_p = torch.log_softmax(h @ head.weight.T, -1)
+    log_q = torch.log_softmax(r @ ref_head.weight.T, -1)
+    expected = (log_p.exp() * (log_p - log_q)).sum(-1)
+    assert torch.allclose(token_kl(h, r, head, ref_head), expected, atol=1e-12)
+    assert torch.equal(token_kl(h, h, head, head), torch.zeros(N, dtype=torch.float64))
