@@ -72,7 +72,9 @@ def test_values_and_all_gradients_equal_the_whole_logits(softcap, scale, with_bi
 def test_only_what_trains_gets_a_gradient() -> None:
     hidden, weight = leaf(N, D), torch.randn(V, D, dtype=torch.float64)
     row_ids, rows = torch.tensor([1]), leaf(1, D)
-    token_logprobs(hidden, OutputHead(weight, row_ids=row_ids, rows=rows), torch.ones(N, dtype=torch.long)).sum().backward()
+    token_logprobs(
+        hidden, OutputHead(weight, row_ids=row_ids, rows=rows), torch.ones(N, dtype=torch.long)
+    ).sum().backward()
     assert weight.grad is None
     assert hidden.grad.abs().sum() > 0
     assert rows.grad.abs().sum() > 0

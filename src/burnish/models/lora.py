@@ -280,13 +280,37 @@ def inject(model: nn.Module, adapter: str, config: LoRAConfig, *, seed: int, tok
         model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for path in paths:
-        module = model.get_submodule(path)
-        if not isinstance(module, LoRALinear):
-            module = LoRALinear(module)
-            _replace(model, path, module)
-        module.add(adapter, config, generator)
+        _lora_layer(model, path).add(adapter, config, generator)
     if token_ids:
         _token_rows(model).add(adapter, token_ids)
+
+
+def add_layer(model: nn.Module, path: str, adapter: str, config: LoRAConfig, a: Tensor, b: Tensor) -> None:
+    """Add one layer of an adapter with given matrices: a (r, I) and b (O, r)."""
+    if not adapter_names(model):
+        model.requires_grad_(False)
+    layer = _lora_layer(model, path)
+    dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
+    layer.lora_a[adapter] = nn.Parameter(a.to(layer.weight.device, dtype, copy=True))
+    layer.lora_b[adapter] = nn.Parameter(b.to(layer.weight.device, dtype, copy=True))
+    layer.configs[adapter] = config
+
+
+def add_token_rows(model: nn.Module, adapter: str, token_ids: Sequence[int], rows: Tensor) -> None:
+    """Give an adapter its own embedding rows (M, D) for `token_ids`, in that order."""
+    embedding = _token_rows(model)
+    embedding.add(adapter, token_ids)
+    order = [token_ids.index(int(i)) for i in embedding.ids[adapter]]
+    with torch.no_grad():
+        embedding.rows[adapter].copy_(rows[order])
+
+
+def _lora_layer(model: nn.Module, path: str) -> LoRALinear:
+    module = model.get_submodule(path)
+    if not isinstance(module, LoRALinear):
+        module = LoRALinear(module)
+        _replace(model, path, module)
+    return module
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -363,11 +387,9 @@ def copy_adapter(model: nn.Module, source: str, target: str) -> None:
         layer.lora_a[target] = nn.Parameter(layer.lora_a[source].detach().clone())
         layer.lora_b[target] = nn.Parameter(layer.lora_b[source].detach().clone())
         layer.configs[target] = layer.configs[source]
-    rows = token_rows_of(model, source)
-    if rows is not None:
-        embedding = _token_rows(model)
-        embedding.ids[target] = rows[0]
-        embedding.rows[target] = nn.Parameter(rows[1].detach().clone())
+    own = token_rows_of(model, source)
+    if own is not None:
+        add_token_rows(model, target, own[0].tolist(), own[1])
 
 
 def count_trainable_params(model: nn.Module) -> tuple[int, int]:

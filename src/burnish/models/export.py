@@ -1,0 +1,138 @@
+"""Merging an adapter into the weights, proved at the time of merging, and writing models that other tools load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from burnish.data.groups import PromptGroup, Response, collate
+from burnish.errors import AdapterError
+from burnish.models.lora import LoRALinear, TokenRowsEmbedding, lora_layers, token_rows_of
+from burnish.models.roles import Backbone
+
+# What rounding may do to logits, relative to their size: the merged weight is rounded once to the dtype, the adapter's
+# path keeps base and update apart.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCheck:
+    """Evidence that a merge did what it should, over the logits of a few probe positions.
+
+    Attributes:
+        error: root mean square of (merged - adapter) logits, over that of the adapter's.
+        effect: the same of (adapter - base): what the adapter changes.
+        tolerance: the most that `error` may be in this dtype.
+    """
+
+    error: float
+    effect: float
+    tolerance: float
+
+
+@torch.no_grad()
+def merge(backbone: Backbone, adapter: str, probes: list[list[int]]) -> MergeCheck:
+    """Merge an adapter into its backbone's weights, in place, and verify it.
+
+    All the model's adapters are gone afterwards, and its layers are plain again.
+
+    Args:
+        backbone: the model; its weights change.
+        adapter: the adapter to merge.
+        probes: token ids of a few texts to compare logits on.
+
+    Raises:
+        AdapterError: when the merged logits are not the adapter's, or are the base's: the merge had no effect. The
+            model must not be used then.
+    """
+    model = backbone.model
+    base_logits = _probe(backbone, None, probes)
+    adapter_logits = _probe(backbone, adapter, probes)
+    for path, layer in list(lora_layers(model)):
+        if adapter in layer.configs:
+            weight = layer.weight
+            weight.copy_((weight.to(layer.lora_a[adapter].dtype) + layer.delta(adapter)).to(weight.dtype))
+        _put(model, path, layer.base)
+    _merge_token_rows(model, adapter)
+    check = _compare(base_logits, adapter_logits, _probe(backbone, None, probes), backbone.compute_dtype)
+    if check.effect == 0.0:
+        raise AdapterError(
+            "the adapter changes nothing: its logits are the base's",
+            where=adapter,
+            fix="was it trained? An adapter starts with B = 0",
+        )
+    if not check.error <= check.tolerance or check.error >= check.effect:
+        raise AdapterError(
+            f"the merged model is not the adapted one: relative logit error {check.error:.2e}, allowed "
+            f"{check.tolerance:.0e}; the adapter's own effect is {check.effect:.2e}",
+            where=adapter,
+            fix="merge in a wider dtype (--dtype float32)",
+        )
+    return check
+
+
+def _probe(backbone: Backbone, adapter: str | None, probes: list[list[int]]) -> Tensor:
+    """(positions, V) logits in float32 or wider after every probe token."""
+    role = backbone.role(adapter)
+    dtype = torch.float64 if backbone.compute_dtype == torch.float64 else torch.float32
+    found = []
+    for ids in probes:
+        batch = collate([PromptGroup(tuple(ids[:1]), (Response.full(ids[1:]),))], layout=backbone.layout)
+        hidden = backbone.hidden_states(batch.to(backbone.device), role.route())[0]
+        found.append(role.head().logits(hidden).to(dtype))
+    return torch.cat(found)
+
+
+def _compare(base: Tensor, adapted: Tensor, merged: Tensor, dtype: torch.dtype) -> MergeCheck:
+    size = adapted.square().mean().sqrt()
+    error = (merged - adapted).square().mean().sqrt() / size
+    effect = (adapted - base).square().mean().sqrt() / size
+    return MergeCheck(error.item(), effect.item(), _TOLERANCE[dtype])
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _merge_token_rows(model: nn.Module, adapter: str) -> None:
+    own = token_rows_of(model, adapter)
+    for path, module in list(model.named_modules()):
+        if isinstance(module, TokenRowsEmbedding):
+            if own is not None:
+                module.base.weight[own[0]] = own[1].to(module.weight.dtype)
+            _put(model, path, module.base)
+
+
+def write_model(model: nn.Module, tokenizer: Any, directory: Path, *, stop_ids: list[int]) -> None:
+    """Write a plain model and its tokenizer as a Hugging Face directory with safetensors.
+
+    Args:
+        model: a model without adapters.
+        tokenizer: with its chat template.
+        directory: an existing directory (see `files.atomic_directory`).
+        stop_ids: what `generation_config.json` names as end of sequence, so that other tools stop there.
+
+    Raises:
+        AdapterError: when the model still holds adapters.
+    """
+    if any(isinstance(module, LoRALinear | TokenRowsEmbedding) for module in model.modules()):
+        raise AdapterError("the model still holds adapters; merge one first")
+    generation = model.generation_config
+    generation.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]  # type: ignore[union-attr]
+    # Sampling settings of the catalog's or the hub's model are not ours to keep or to judge; an inconsistent set of
+    # them would make transformers refuse to save.
+    for field in ("temperature", "top_p", "top_k", "do_sample"):
+        if hasattr(generation, field):
+            setattr(generation, field, None)
+    attention = model.config._attn_implementation  # type: ignore[union-attr]
+    model.config._attn_implementation = "sdpa"  # type: ignore[union-attr]
+    try:
+        model.save_pretrained(directory, safe_serialization=True)  # type: ignore[operator]
+    finally:
+        model.config._attn_implementation = attention  # type: ignore[union-attr]
+    tokenizer.save_pretrained(directory)
