@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _merge_token_rows(model: nn.Module, adapter: str) -> None:
             _put(model, path, module.base)
 
 
-def write_model(model: nn.Module, tokenizer: Any, directory: Path, *, stop_ids: list[int]) -> None:
+def write_model(model: nn.Module, tokenizer: Any, directory: Path, *, stop_ids: Sequence[int]) -> None:
     """Write a plain model and its tokenizer as a Hugging Face directory with safetensors.
 
     Args:
@@ -123,7 +124,7 @@ def write_model(model: nn.Module, tokenizer: Any, directory: Path, *, stop_ids: 
     if any(isinstance(module, LoRALinear | TokenRowsEmbedding) for module in model.modules()):
         raise AdapterError("the model still holds adapters; merge one first")
     generation = model.generation_config
-    generation.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]  # type: ignore[union-attr]
+    generation.eos_token_id = list(stop_ids) if len(stop_ids) > 1 else stop_ids[0]  # type: ignore[union-attr]
     # Sampling settings of the catalog's or the hub's model are not ours to keep or to judge; an inconsistent set of
     # them would make transformers refuse to save.
     for field in ("temperature", "top_p", "top_k", "do_sample"):

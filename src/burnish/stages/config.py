@@ -1,0 +1,130 @@
+"""The configuration of the training stages: one flat model a stage, LoRA and loss nested.
+
+Every field is a key in a recipe and a flag on the command line; its docstring is the help text of both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from burnish.config import Config
+from burnish.models.config import LoRAConfig
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
+
+class TrainConfig(Config):
+    """What all training stages share."""
+
+    stage: ClassVar[str]
+
+    model: str
+    """Where to start: a catalog name, a directory, a hub id, or an adapter (the directory of an earlier stage)."""
+    data: str
+    """What to train on: a file (JSONL, JSON, CSV, Parquet), a directory of them, a hub id, or `starter/NAME`."""
+    out: Path
+    """The run's directory: model, metrics, checkpoints. The same command again resumes it, or does nothing."""
+
+    map: dict[str, str] = Field(default_factory=dict)
+    """Column names of the data: `{old: new}`."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Stop at the first row that is not usable, or count and list such rows and go on."""
+    limit: int | None = Field(None, ge=1)
+    """Use the first n examples only."""
+    validation: float | str = 0.05
+    """The share of the examples that is held out, or a data set of its own."""
+    template: str = "auto"
+    """Chat template: `auto` (the tokenizer's own, else `plain`), a built-in name, or a Jinja file."""
+    max_length: int | None = Field(None, ge=8)
+    """The longest prompt + response, in tokens; the model's context if not given."""
+    too_long: Literal["error", "skip"] = "error"
+    """What to do with longer examples: stop, or leave them out and say how many."""
+
+    tuning: Literal["lora", "full"] = "lora"
+    """Train a LoRA adapter, or all of the weights."""
+    lora: LoRAConfig = LoRAConfig()
+    """Rank, alpha, targets and so on, where a new adapter is made."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the frozen weights and the activations. What trains, and the optimiser's state, are always float32."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in backward: less memory, about a third more time."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the data."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many optimiser steps, even within an epoch."""
+    batch_size: int = Field(16, ge=1)
+    """Examples of an optimiser step."""
+    micro_batch_tokens: int = Field(4096, ge=16)
+    """Tokens (padding included) that are computed at once; a batch is cut into as many parts as that needs."""
+    learning_rate: float = Field(2e-4, gt=0.0, le=1.0)
+    """The peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: float = Field(0.05, ge=0.0, lt=1.0)
+    """The share of the steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(0.0, ge=0.0, lt=1.0)
+    """AdamW's decay, on matrices only (not on norms, biases and token rows)."""
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """AdamW's first decay rate."""
+    beta2: float = Field(0.99, ge=0.0, lt=1.0)
+    """AdamW's second decay rate."""
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradients are scaled down to this norm."""
+    seed: int = Field(0, ge=0)
+    """Of the data order, the adapter's start, the validation split and dropout."""
+
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between validations; eight in a run if not given."""
+    save_every: int = Field(50, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(1, ge=1)
+    """How many of the last checkpoints stay on disk."""
+    keep_best: bool = True
+    """The finished model is the one with the lowest validation loss, not the last one."""
+    trackers: tuple[Tracker, ...] = ()
+    """Where metrics go besides metrics.jsonl."""
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("validation")
+    @classmethod
+    def _share(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0.0 <= value < 1.0:
+            raise ValueError("a share lies in [0, 1)")
+        return value
+
+    @model_validator(mode="after")
+    def _full_has_no_token_rows(self) -> Self:
+        if self.tuning == "full" and self.lora.trainable_tokens:
+            raise ValueError("lora.trainable_tokens belongs to tuning: lora; full fine-tuning trains every row anyway")
+        return self
+
+
+class SFTConfig(TrainConfig):
+    """Supervised fine-tuning: cross-entropy on the response tokens."""
+
+    stage: ClassVar[str] = "sft"
+
+
+def _default_loss() -> dict[str, float | int | str]:
+    return {"name": "sigmoid", "beta": 0.1}
+
+
+class DPOConfig(TrainConfig):
+    """Direct preference optimisation: learn from pairs, without a reward model."""
+
+    stage: ClassVar[str] = "dpo"
+
+    loss: dict[str, float | int | str] = Field(default_factory=_default_loss)
+    """The preference loss and its options, as in `{name: sigmoid, beta: 0.1, label_smoothing: 0.0}`."""
+    learning_rate: float = Field(5e-5, gt=0.0, le=1.0)
+    """The peak learning rate."""

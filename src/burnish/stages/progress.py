@@ -1,0 +1,86 @@
+"""What a person sees while a stage runs: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+PLAIN_EVERY_SECONDS = 10.0
+_SHOWN = ("loss", "margin", "accuracy", "kl", "tokens_per_second")
+
+
+class Progress:
+    """The display of one stage's training.
+
+    Args:
+        title: the stage's name.
+        console: where to print; standard error if not given.
+    """
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        self.title = title
+        self.console = console or Console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+
+    def start(self, n_steps: int, done: int) -> None:
+        """Begin; `done` steps are behind already."""
+        self.n_steps, self._begun, self._done_before = n_steps, time.monotonic(), done
+        if done:
+            self.console.print(f"[bold]{self.title}[/] goes on after step {done} of {n_steps}")
+        if self.console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[info]}"),
+                console=self.console,
+            )
+            self._task = self._bar.add_task(self.title, total=n_steps, completed=done, info="")
+            self._bar.start()
+
+    def step(self, done: int, values: Mapping[str, Any]) -> None:
+        """Show a step's values."""
+        info = summary(values)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, info=info)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_EVERY_SECONDS or done == self.n_steps:
+            self._last_line = now
+            per_step = (now - self._begun) / max(1, done - self._done_before)
+            left = per_step * (self.n_steps - done)
+            self.console.print(f"{self.title} {done}/{self.n_steps}  {info}  {left:.0f} s left", highlight=False)
+
+    def validation(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Show the metrics of a validation."""
+        text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
+
+    def message(self, text: str) -> None:
+        """Show what is going on besides steps."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, info=text)
+
+    def stop(self) -> None:
+        """End the display."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def summary(values: Mapping[str, Any]) -> str:
+    """The values worth a glance, in a line of at most 60 characters."""
+    parts = []
+    for name in _SHOWN:
+        if name in values:
+            value = values[name]
+            parts.append(f"{value:.0f} tok/s" if name == "tokens_per_second" else f"{name} {value:.3f}")
+    return "  ".join(parts)

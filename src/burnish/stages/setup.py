@@ -1,0 +1,277 @@
+"""What every training stage does before its first step: open the run, load the model, read and check the data.
+
+The order is from cheap to dear: settings, then the output directory, then the data files, then the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from burnish.data.batching import split
+from burnish.data.chat import encode_example, install_template, resolve_template, stop_ids
+from burnish.data.groups import PromptGroup
+from burnish.data.preflight import preflight
+from burnish.data.show import show_report
+from burnish.data.sources import Example, Kind, LoadedData, load_examples
+from burnish.data.templates import ChatTemplate
+from burnish.errors import ConfigError, DataError, OutputDirError
+from burnish.files import atomic_directory
+from burnish.models.adapters import load_adapter, save_adapter
+from burnish.models.export import merge, write_model
+from burnish.models.loading import LoadedModel, ModelSource, load_model
+from burnish.models.lora import copy_adapter, count_trainable_params, inject, token_rows_of
+from burnish.models.roles import Backbone, Role
+from burnish.stages.config import TrainConfig
+from burnish.stages.run import Run, open_run
+
+POLICY = "policy"
+START = "start"
+MERGE_PROBE = "The quick brown fox jumps over the lazy dog. 1, 2, 3: What comes next?"
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """Who takes part in a stage.
+
+    Attributes:
+        policy: the role that trains.
+        reference: where the stage starts, frozen: the adapter it started from, or the plain model. None with full
+            fine-tuning, where the starting weights are gone after the first step; what is needed of them is computed
+            before it.
+        tokenizer: with the template installed.
+        template: how conversations become text.
+        stop_ids: the tokens that end a turn.
+        base: what adapters name as their base.
+    """
+
+    policy: Role
+    reference: Role | None
+    tokenizer: Any
+    template: ChatTemplate
+    stop_ids: tuple[int, ...]
+    base: str
+
+    @property
+    def backbone(self) -> Backbone:
+        """The policy's backbone."""
+        return self.policy.backbone
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Encoded examples, checked; `index` of each group is its place in `train` or `validation`."""
+
+    train: list[PromptGroup]
+    validation: list[PromptGroup]
+
+
+@contextmanager
+def stage_run(config: TrainConfig) -> Iterator[Run]:
+    """Open the run's directory for the length of a stage, with all random generators seeded."""
+    run = open_run(config)
+    try:
+        random.seed(config.seed)
+        np.random.seed(config.seed)
+        torch.manual_seed(config.seed)
+        yield run
+    finally:
+        run.close()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:1` means.
+
+    Raises:
+        ConfigError: when it does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the device {name!r} can't be used: {reason}", where="device", fix="use auto or cpu"
+        ) from None
+    return device
+
+
+def read_data(config: TrainConfig, kind: Kind, console: Console) -> tuple[LoadedData, LoadedData | None]:
+    """Read the examples of the stage, and those of a validation set of its own if one is named."""
+
+    def read(data: str, limit: int | None) -> LoadedData:
+        loaded = load_examples(data, kind=kind, columns=config.map or None, on_bad_row=config.on_bad_row, limit=limit)
+        if loaded.bad_rows:
+            console.print(loaded.summary(), highlight=False)
+        return loaded
+
+    train = read(config.data, config.limit)
+    held_out = read(config.validation, None) if isinstance(config.validation, str) else None
+    return train, held_out
+
+
+def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
+    """Load the model and make policy and reference of it."""
+    full = config.tuning == "full"
+    dtype = torch.float32 if full else DTYPES[config.dtype]
+    loaded = load_model(config.model, dtype=dtype, device=pick_device(config.device), echo=console.print)
+    for notice in loaded.notices:
+        console.print(notice, highlight=False)
+    tokenizer = loaded.tokenizer
+    template = resolve_template(tokenizer, config.template)
+    install_template(template, tokenizer)
+    if loaded.source.adapter is not None:
+        load_adapter(loaded.model, loaded.source.adapter, START)
+    if full and loaded.source.adapter is not None:
+        merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
+    backbone = Backbone(loaded.model, compute_dtype=DTYPES[config.dtype], checkpointing=config.gradient_checkpointing)
+    policy, reference = _full_roles(backbone) if full else _adapter_roles(backbone, loaded, config)
+    trainable, total = count_trainable_params(loaded.model)
+    run.note(parameters={"trainable": trainable, "total": total})
+    return Actors(policy, reference, tokenizer, template, stop_ids(template, tokenizer), base_name(loaded.source))
+
+
+def base_name(source: ModelSource) -> str:
+    """What an adapter's files call its base: a catalog name, a hub id, or an absolute path."""
+    plain = source.plain
+    return str(plain.path.resolve()) if plain.path is not None else plain.id
+
+
+def _adapter_roles(backbone: Backbone, loaded: LoadedModel, config: TrainConfig) -> tuple[Role, Role]:
+    """Policy and reference on one frozen backbone: a copy of the starting adapter, or a new one on the plain model."""
+    model = backbone.model
+    if loaded.source.adapter is not None:
+        copy_adapter(model, START, POLICY)
+        model.requires_grad_(False)
+    else:
+        token_ids = [_token_id(loaded.tokenizer, token) for token in config.lora.trainable_tokens]
+        inject(model, POLICY, config.lora, seed=config.seed, token_ids=token_ids)
+    policy = backbone.role(POLICY)
+    for parameter in policy.parameters().values():
+        parameter.requires_grad_(True)
+    return policy, backbone.role(START if loaded.source.adapter is not None else None)
+
+
+def _full_roles(backbone: Backbone) -> tuple[Role, None]:
+    """All weights as the policy."""
+    backbone.model.requires_grad_(True)
+    return backbone.role(None), None
+
+
+def _token_id(tokenizer: Any, token: str) -> int:
+    ids = tokenizer.convert_tokens_to_ids([token])
+    if ids[0] is None or ids[0] == tokenizer.unk_token_id:
+        raise ConfigError(f"{token!r} is not a token of this model", where="lora.trainable_tokens")
+    return int(ids[0])
+
+
+def encode_data(
+    config: TrainConfig, actors: Actors, data: tuple[LoadedData, LoadedData | None], run: Run, console: Console
+) -> TrainingData:
+    """Turn examples into token groups, run the preflight over them, and split off the validation set.
+
+    Raises:
+        PreflightError: when what the model would see is not fit to train on.
+        OutputDirError: when the run in this directory was started on other data.
+    """
+    loaded, held_out = data
+    groups = _encode(loaded.examples, actors)
+    n_train_file = len(groups)
+    if held_out is not None:
+        groups += _encode(held_out.examples, actors)
+    backbone = actors.backbone
+    report, kept = preflight(
+        groups,
+        actors.tokenizer,
+        actors.template,
+        context=min(config.max_length or backbone.context_length, backbone.context_length),
+        embeddings=None if config.tuning == "full" else backbone.model.get_input_embeddings().weight,  # type: ignore[operator]
+        trainable_tokens=_trainable_tokens(actors),
+        too_long=config.too_long,
+    )
+    show_report(report, console)
+    report.raise_if_failed()
+    kept_train = [g for g in kept if g.index < n_train_file] if held_out is not None else kept
+    kept_held = [g for g in kept if g.index >= n_train_file] if held_out is not None else []
+    if held_out is None:
+        train_places, held_places = split(len(kept), float(config.validation), config.seed)
+        kept_train, kept_held = [kept[i] for i in train_places], [kept[i] for i in held_places]
+    if not kept_train:
+        raise DataError("no example is left to train on", where=config.data)
+    _demand_same_data(run, [*kept_train, *kept_held])
+    run.note(
+        data={
+            "read": loaded.n_read,
+            "bad_rows": len(loaded.bad_rows),
+            "training": len(kept_train),
+            "validation": len(kept_held),
+            "too_long": len(groups) - len(kept),
+            "loss_tokens": sum(g.loss_tokens for g in kept_train),
+            "sha256": _fingerprint([*kept_train, *kept_held]),
+        }
+    )
+    return TrainingData(_numbered(kept_train), _numbered(kept_held))
+
+
+def _encode(examples: Sequence[Example], actors: Actors) -> list[PromptGroup]:
+    return [encode_example(actors.template, actors.tokenizer, example, index=i) for i, example in enumerate(examples)]
+
+
+def _numbered(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
+    return [PromptGroup(g.prompt, g.responses, g.origin, i) for i, g in enumerate(groups)]
+
+
+def _trainable_tokens(actors: Actors) -> list[str]:
+    own = token_rows_of(actors.backbone.model, actors.policy.adapter)
+    return [] if own is None else actors.tokenizer.convert_ids_to_tokens(own[0].tolist())
+
+
+def _fingerprint(groups: Sequence[PromptGroup]) -> str:
+    """A hash of every token and loss flag: what the model will be trained on, whatever file it came from."""
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(json.dumps([group.prompt, [(r.ids, r.loss) for r in group.responses]]).encode())
+    return digest.hexdigest()
+
+
+def _demand_same_data(run: Run, groups: Sequence[PromptGroup]) -> None:
+    before = run.record.get("data", {}).get("sha256")
+    if before is not None and before != _fingerprint(groups):
+        raise OutputDirError(
+            "the data has changed since this run was started",
+            where=str(run.out),
+            fix="choose another --out, or bring the data back to resume that run",
+        )
+
+
+def finish(run: Run, actors: Actors, steps: int, metrics: dict[str, Any], config: TrainConfig) -> None:
+    """Write the finished adapter or model, mark the run as finished, and remove its checkpoints."""
+    with atomic_directory(run.model, replace=True) as temporary:
+        write_policy(actors, temporary, DTYPES[config.dtype])
+    run.note(steps=steps, metrics=metrics, finished=True)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    shutil.rmtree(run.best, ignore_errors=True)
+
+
+def write_policy(actors: Actors, directory: Path, dtype: torch.dtype) -> None:
+    """Write the policy into an existing directory: an adapter with its tokenizer, or a whole model."""
+    model, adapter = actors.backbone.model, actors.policy.adapter
+    if adapter is None:
+        write_model(model.to(dtype), actors.tokenizer, directory, stop_ids=actors.stop_ids)
+        return
+    save_adapter(model, adapter, directory, base=actors.base)
+    actors.tokenizer.save_pretrained(directory)
