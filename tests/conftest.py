@@ -11,6 +11,10 @@ import pytest
 import torch
 
 
+# Tiny models gain nothing from threads, and threads that wait for each other on a busy machine cost a great deal.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

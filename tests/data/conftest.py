@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 # Repeated, so that merges across punctuation and newlines are learned where the pre-tokenizer allows them.
@@ -23,13 +26,30 @@ def _wrap(tokenizer: Tokenizer, **named: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in names.items() if v})
 
 
-def make_byte_level(**named: str) -> PreTrainedTokenizerFast:
-    """GPT-2's kind: byte-level BPE, words with the space before them."""
+GPT2_WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
+LLAMA3_WORDS = pre_tokenizers.Sequence(
+    [
+        pre_tokenizers.Split(
+            Regex(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            ),
+            "isolated",
+        ),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+)
+
+
+def make_byte_level(words: pre_tokenizers.PreTokenizer = GPT2_WORDS, **named: str) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, words with the space before them; by default GPT-2's rule of what a word is."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     return _wrap(tokenizer, **named)
 
@@ -45,8 +65,6 @@ def make_spaces_as_text(**named: str) -> PreTrainedTokenizerFast:
     training = Tokenizer(models.BPE())
     training.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     training.train_from_iterator(words, trainer)
-    import json
-
     state = json.loads(training.to_str())["model"]
     merges = [tuple(merge) for merge in state["merges"]]
     tokenizer.model = models.BPE(vocab=state["vocab"], merges=merges, byte_fallback=True, unk_token="<unk>")
@@ -68,13 +86,19 @@ def spaces_as_text() -> PreTrainedTokenizerFast:
     return make_spaces_as_text()
 
 
-@pytest.fixture(params=["byte_level", "spaces_as_text"])
+@pytest.fixture(scope="session")
+def llama_like() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with Llama 3's rule of what a word is: newlines stick to what stands before them."""
+    return make_byte_level(LLAMA3_WORDS)
+
+
+@pytest.fixture(params=["byte_level", "spaces_as_text", "llama_like"])
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
-    """Each of both kinds."""
+    """Each of the three kinds."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def make_tokenizer():
+def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
     """A tokenizer of its own; `make_tokenizer(eos_token=None)` leaves a special token away."""
     return make_byte_level

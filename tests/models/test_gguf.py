@@ -294,7 +294,7 @@ def test_weights_that_are_not_finite_are_an_error(gemma: Any, tmp_path: Path) ->
         model.model.norm.weight[3] = float("nan")
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(target).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="model.norm.weight holds values that are not finite"):
+    with pytest.raises(ModelError, match=r"model\.norm\.weight holds values that are not finite"):
         check_model(tmp_path, facts)
 
 

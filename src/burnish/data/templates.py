@@ -140,9 +140,9 @@ def render_source(
     compiled = _compile(template.source, template.name)
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        # `tools` is an empty list and `documents` none when a caller has neither, as apply_chat_template has it.
+        # Templates tell "no tools" from "undefined": apply_chat_template gives both names, as none.
         return compiled(
-            messages=turns, tools=[], documents=None, add_generation_prompt=add_generation_prompt, **special_tokens
+            messages=turns, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **special_tokens
         )
     except Exception as error:  # a template is a program: it can fail in any way
         raise TemplateError(

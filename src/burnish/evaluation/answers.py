@@ -171,15 +171,14 @@ def answers_and_stops(answer: Answer, prompt: str = "") -> Verdict:
     Answer: labels, no lettered options); it speaks no further turn (no User:, Human:, Assistant:, no chat
     markup); and it does not loop (no sentence of four or more words twice, no run of words repeated on the spot).
     Whether the answer is right is reported beside and does not count here."""
-    checks = (
-        lambda: says_something(answer),
-        lambda: stops(answer),
-        lambda: speaks_no_further_turn(answer.text),
-        lambda: asks_no_quiz(answer.text, prompt),
-        lambda: repeats_nothing(answer.text),
+    verdicts = (
+        says_something(answer),
+        stops(answer),
+        speaks_no_further_turn(answer.text),
+        asks_no_quiz(answer.text, prompt),
+        repeats_nothing(answer.text),
     )
-    for check in checks:
-        verdict = check()
+    for verdict in verdicts:
         if not verdict:
             return verdict
     return accept("answers and stops")

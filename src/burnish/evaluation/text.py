@@ -38,14 +38,19 @@ _WORD = re.compile(r"[^\W_]")
 _QUOTED = re.compile(r'"[^"\n]{0,400}"')
 _LIST_MARK = re.compile(r"^\s*(?:[-*\u2022\u2013\u2014]\s+|\(?\d{1,3}[.)]\s+|\(?[a-zA-Z][.)]\s+)")
 
-# fmt: off
-_TITLES = frozenset({
-    "mr", "mrs", "ms", "dr", "prof", "st", "mt", "vs", "sr", "gen", "col", "capt", "sgt", "rev",
-    "hon", "gov", "sen", "rep", "dept", "approx",
-})
-# fmt: on
-_NEVER_END = frozenset({"e.g", "i.e", "cf", "viz"})
-_MAY_END = frozenset({"etc", "a.m", "p.m", "u.s", "u.k", "u.n", "e.u", "inc", "ltd", "co", "jr", "ph.d", "b.c", "a.d"})
+
+def word_set(block: str) -> frozenset[str]:
+    """The words of a block of text, as a set."""
+    return frozenset(block.split())
+
+
+_TITLES = word_set("mr mrs ms dr prof st mt vs sr gen col capt sgt rev hon gov sen rep dept approx")
+_NEVER_LAST = word_set("e.g i.e cf viz")
+_SOMETIMES_LAST = word_set("etc a.m p.m u.s u.k u.n e.u inc ltd co jr ph.d b.c a.d")
+_STARTERS = word_set(
+    """the it its there this that these those in a an he she they we you but and or if when what who which where why how
+    is are for however also i"""
+)
 _END = re.compile(r"[.!?\u2026]+[\"')\]*_\u201d\u2019]*(?=\s|$)")
 
 
@@ -217,12 +222,13 @@ def _ends_here(line: str, match: re.Match[str]) -> bool:
         return not follows.islower()
     before = line[: match.start()].split()
     token = before[-1].lstrip("\"'([*_").lower() if before else ""
-    if mark == "." and (token in _TITLES or token in _NEVER_END):
+    if mark == "." and (token in _TITLES or token in _NEVER_LAST):
         return False
     if mark == "." and token in {"no", "fig"} and follows.isdigit():
         return False
     if mark == "." and len(token) == 1 and token.isalpha() and token != "i":
-        return False
-    if token in _MAY_END:
+        # An initial ("J. Smith"), unless a word follows that begins sentences and no surname ("vitamin C. It is").
+        return after.split()[0].strip(",;:'\"").lower() in _STARTERS
+    if token in _SOMETIMES_LAST:
         return follows.isupper() or follows.isdigit()
     return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -112,8 +113,10 @@ def make_loss(spec: Mapping[str, Any]) -> Callable[[PairLogps], Tensor]:
             options[key] = value = float(value)
         if type(value) is not kind:
             raise ValueError(f"loss {name!r}: option {key!r} must be {kind.__name__}, got {value!r}")
-    if options.get("beta", 1.0) <= 0:
+    if not 0.0 < options.get("beta", 1.0) < math.inf:
         raise ValueError(f"loss {name!r}: beta must be above 0, got {options['beta']}")
+    nothing = torch.zeros(1)
+    entry.function(PairLogps(*[nothing] * 6), **options)  # a value of nonsense raises here, not in the first step
     return lambda pairs: entry.function(pairs, **options)
 
 

@@ -116,9 +116,10 @@ class TrainingLoop:
     def __enter__(self) -> Self:
         self.trackers = open_trackers(self.config.trackers, self.run)
         checkpoint = load_last(self.run.checkpoints, self.parameters, self.optimiser)
+        self.fresh = checkpoint is None
         if checkpoint is not None:
             self.resumed_from, self.state = checkpoint.step, checkpoint.state
-        self.run.start_metrics(self.resumed_from)
+        self.run.start_metrics(-1 if self.fresh else self.resumed_from)
         self._old_handlers = {s: signal.signal(s, self._on_signal) for s in _signals()}
         self.progress.start(self.n_steps, self.resumed_from)
         return self
@@ -133,7 +134,7 @@ class TrainingLoop:
             tracker.close()
 
     def __iter__(self) -> Iterator[Step]:
-        if self.resumed_from == 0:
+        if self.fresh:
             self._validate(0)
             self._checkpoint(0)
         for index in range(self.resumed_from, self.n_steps):

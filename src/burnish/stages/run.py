@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,8 @@ from burnish.errors import OutputDirError
 from burnish.files import write_json
 from burnish.stages.config import TrainConfig
 
-# What may change between the first start and a resume without making it another run.
-_FREE_FIELDS = {"out", "trackers", "keep_checkpoints", "save_every", "device"}
+FREE_FIELDS = {"out", "trackers", "keep_checkpoints", "save_every", "device"}
+"""What may change between the first start and a resume without making it another run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def open_run(config: TrainConfig) -> Run:
             fix="choose another --out; nothing in it was touched",
         )
     wanted = json.loads(config.model_dump_json())
-    if existing is not None:
+    if existing is not None and _has_progress(existing, out):
         _demand_same_run(existing, wanted, type(config).stage, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -140,11 +141,31 @@ def open_run(config: TrainConfig) -> Run:
         raise OutputDirError(
             "another process is training into this directory", where=str(out), fix="wait for it, or stop it"
         ) from None
+    if existing is not None and (existing.get("stage"), existing.get("config")) != (type(config).stage, wanted):
+        existing = _resumable(existing, wanted, out)
     record = existing or {"stage": type(config).stage, "config": wanted, "versions": versions(), "started": time.time()}
     run = Run(out, type(config).stage, config, record, lock)
     if existing is None:
         run.note()
     return run
+
+
+def model_of(name: str) -> str:
+    """A run's directory as the finished model in it; any other model's name as it is.
+
+    Raises:
+        OutputDirError: when the run is not finished.
+    """
+    directory = Path(name).expanduser()
+    if not (directory / "run.json").is_file() or (directory / "config.json").is_file():
+        return name
+    if not (directory / "model").is_dir():
+        raise OutputDirError(
+            "the run in this directory is not finished, so it has no model yet",
+            where=name,
+            fix="run the command that began it again: it goes on where it stopped",
+        )
+    return str(directory / "model")
 
 
 def _read_record(out: Path) -> dict[str, Any] | None:
@@ -158,6 +179,19 @@ def _read_record(out: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def _has_progress(record: dict[str, Any], out: Path) -> bool:
+    """Whether there is something to lose: a run that failed before its first step (a mistyped model) has nothing."""
+    return bool(record.get("finished")) or any((out / "checkpoints").glob("step-*"))
+
+
+def _resumable(existing: dict[str, Any], wanted: dict[str, Any], out: Path) -> dict[str, Any] | None:
+    """The record to go on with under other settings: only free ones differ, or nothing was done yet."""
+    if _has_progress(existing, out):
+        return {**existing, "config": wanted}
+    shutil.rmtree(out / "reference", ignore_errors=True)
+    return None
+
+
 def _demand_same_run(existing: dict[str, Any], wanted: dict[str, Any], stage: str, out: Path) -> None:
     if existing.get("stage") != stage:
         raise OutputDirError(
@@ -167,7 +201,7 @@ def _demand_same_run(existing: dict[str, Any], wanted: dict[str, Any], stage: st
         )
     was = existing.get("config", {})
     changed = sorted(
-        key for key in was.keys() | wanted.keys() if key not in _FREE_FIELDS and was.get(key) != wanted.get(key)
+        key for key in was.keys() | wanted.keys() if key not in FREE_FIELDS and was.get(key) != wanted.get(key)
     )
     if changed:
         shown = "; ".join(f"{key}: {was.get(key)!r} there, {wanted.get(key)!r} now" for key in changed[:3])

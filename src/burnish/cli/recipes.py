@@ -1,0 +1,74 @@
+"""`burnish run` and `burnish quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burnish.cli.console import field_line, messages, results
+from burnish.errors import ConfigError
+
+if TYPE_CHECKING:
+    from burnish.pipeline.recipe import Recipe
+    from burnish.pipeline.run import RecipeResult
+
+QUICKSTART = "starter/assistant"
+
+
+def run(recipe: str, *overrides: str, runs_dir: Path = Path("runs")) -> None:
+    """Run a recipe: what is finished stays, what was cut off goes on, the rest is computed.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file, or `starter/NAME` for one that comes with burnish (`starter/assistant`, `starter/own-data`).
+    overrides
+        `key=value`, as in `dpo.loss.beta=0.05 sft.epochs=2`.
+    runs_dir
+        Results go to a directory of the recipe's name in it.
+    """
+    from burnish.pipeline.recipe import load_recipe
+    from burnish.pipeline.run import run_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    show_summary(loaded, run_recipe(loaded, runs_dir=runs_dir, console=messages()))
+
+
+def quickstart(
+    *overrides: str, sample: int | None = None, full_eval: bool = False, runs_dir: Path = Path("runs")
+) -> None:
+    """From a raw base model to an assistant in minutes: SFT, DPO, a merged model, and a report of what changed.
+
+    Parameters
+    ----------
+    overrides
+        `key=value` for its recipe, `starter/assistant`, as in `sft.epochs=3`.
+    sample
+        Measure on a fixed sample of so many evaluation prompts.
+    full_eval
+        Measure on all of them.
+    runs_dir
+        Results go to its directory `assistant`.
+    """
+    if sample is not None and full_eval:
+        raise ConfigError("--sample and --full-eval exclude each other", fix="give one of them")
+    more = [f"report.sample={sample}"] if sample is not None else ["report.sample=null"] if full_eval else []
+    run(QUICKSTART, *overrides, *more, runs_dir=runs_dir)
+
+
+def show_summary(recipe: Recipe, result: RecipeResult) -> None:
+    """Where everything is, and what to do with it."""
+    console = results()
+    console.print()
+    if not result.computed:
+        console.print("all stages were done before: nothing to do")
+    kinds = {stage.name: stage.kind for stage in recipe.stages}
+    merged = [path for name, path in result.products.items() if kinds[name] == "merge"]
+    models = [path for name, path in result.products.items() if kinds[name] != "report"]
+    for name, path in result.products.items():
+        label = {"merge": "merged model", "report": "report"}.get(kinds[name], name)
+        console.print(field_line(label, path))
+    if models:
+        best = (merged or models)[-1]
+        console.print(field_line("talk to it", f"burnish chat {best}"))
+        console.print(field_line("side by side", f"burnish chat {recipe.model} {best}"))

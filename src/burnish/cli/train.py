@@ -1,0 +1,79 @@
+"""`burnish sft`, `burnish dpo` and `burnish merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from burnish.cli.console import field_line, messages, results
+from burnish.cli.options import command_from_config
+from burnish.stages.config import DPOConfig, SFTConfig
+from burnish.stages.run import model_of
+
+if TYPE_CHECKING:
+    from burnish.stages.run import RunResult
+
+
+def _train_sft(config: SFTConfig) -> None:
+    from burnish.stages.sft import train_sft
+
+    _train(train_sft, config)
+
+
+def _train_dpo(config: DPOConfig) -> None:
+    from burnish.stages.dpo import train_dpo
+
+    _train(train_dpo, config)
+
+
+def _train(function: Callable[..., RunResult], config: Any) -> None:
+    """Run a stage and say what it left behind."""
+    located = config.model_copy(update={"model": model_of(config.model)})
+    show_result(function(located, console=messages()))
+
+
+def show_result(result: RunResult) -> None:
+    """The summary of a training stage."""
+    console = results()
+    if result.already_done:
+        console.print("this run was finished before: nothing to do")
+    elif result.resumed_from:
+        console.print(f"went on after step {result.resumed_from}")
+    steps, kept = result.steps, result.metrics.get("model_of_step", result.steps)
+    console.print(field_line("steps", steps if kept == steps else f"{steps}; the model is that of step {kept}"))
+    names = ("best_validation_loss", "accuracy", "margin", "kl")
+    shown = [f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names if name in result.metrics]
+    if shown:
+        console.print(field_line("measured", ", ".join(shown)))
+    console.print(field_line("model", result.model))
+    console.print(field_line("talk to it", f"burnish chat {result.model}"))
+
+
+sft = command_from_config(SFTConfig, _train_sft, name="sft")
+dpo = command_from_config(DPOConfig, _train_dpo, name="dpo")
+
+
+def merge(
+    model: str,
+    *,
+    out: Path,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+) -> None:
+    """Merge an adapter into its base and verify it: a plain directory that every other tool loads.
+
+    Parameters
+    ----------
+    model
+        The directory of an adapter or of a run, or a hub id.
+    out
+        Where the merged model goes.
+    dtype
+        Of the merged weights.
+    """
+    from burnish.stages.merge import merge_model
+
+    result = merge_model(model, out, dtype=dtype, console=messages())
+    console = results()
+    console.print(field_line("model", result.out))
+    console.print(field_line("talk to it", f"burnish chat {result.out}"))

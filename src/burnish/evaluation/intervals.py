@@ -1,0 +1,186 @@
+"""Intervals for what is measured: Wilson's for a rate, the bootstrap for means, and the paired bootstrap for
+differences between two models on the same prompts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Z_95 = 1.959963984540054
+"""The 97.5 % quantile of the standard normal distribution."""
+RESAMPLES = 10_000
+MIN_PAIRS = 10
+"""On fewer pairs no difference is called better or worse: the bootstrap's intervals are too narrow there."""
+
+Word = Literal["better", "worse", "can't tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % interval, both ends included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something holds: `passed` of `n`, with Wilson's interval."""
+
+    passed: int
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or not 0 <= self.passed <= self.n:
+            raise ValueError(f"a rate needs 0 <= passed <= n and n >= 1, got {self.passed} of {self.n}")
+
+    @property
+    def value(self) -> float:
+        """The rate, between 0 and 1."""
+        return self.passed / self.n
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's 95 % score interval."""
+        return wilson(self.passed, self.n)
+
+    @classmethod
+    def of(cls, outcomes: Sequence[bool]) -> Rate:
+        """The rate of True among the outcomes."""
+        return cls(sum(map(bool, outcomes)), len(outcomes))
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean, or a ratio of sums, with its bootstrap interval; `n` is the number of resampled units."""
+
+    value: float
+    interval: Interval
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What changed from one model to another on the same units.
+
+    Attributes:
+        value: the second less the first; for a relative change, that over the first.
+        interval: 95 % paired bootstrap interval of it.
+        word: better, worse, or can't tell when the interval holds zero or there are fewer than `MIN_PAIRS` units.
+        n: the number of pairs.
+    """
+
+    value: float
+    interval: Interval
+    word: Word
+    n: int
+
+
+def wilson(passed: int, n: int, z: float = Z_95) -> Interval:
+    """Wilson's score interval for a binomial rate (Wilson 1927, JASA 22, 209-212).
+
+    Unlike the normal interval it stays within 0 and 1 and is honest at rates of 0 and 1.
+
+    Raises:
+        ValueError: when n < 1 or passed is not between 0 and n.
+    """
+    if n < 1 or not 0 <= passed <= n:
+        raise ValueError(f"a rate needs 0 <= passed <= n and n >= 1, got {passed} of {n}")
+    rate = passed / n
+    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    centre, scale = rate + z * z / (2 * n), 1 + z * z / n
+    low = 0.0 if passed == 0 else max(0.0, (centre - spread) / scale)
+    high = 1.0 if passed == n else min(1.0, (centre + spread) / scale)
+    return Interval(low, high)
+
+
+def bootstrap_mean(values: Sequence[float], *, weights: Sequence[float] | None = None, seed: int = 0) -> Mean:
+    """The mean of values, or with weights the ratio sum(values) / sum(weights), with a percentile interval.
+
+    The units (prompts, or texts with their token counts as weights) are drawn with replacement.
+
+    Raises:
+        ValueError: on no values, unequal lengths, or weights that are not positive.
+    """
+    top, bottom = _arrays(values, weights)
+    samples = _resampled(len(top), lambda rows: top[rows].sum(1) / bottom[rows].sum(1), seed)
+    return Mean(float(top.sum() / bottom.sum()), _percentiles(samples), len(top))
+
+
+def paired_difference(
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    weights: tuple[Sequence[float], Sequence[float]] | None = None,
+    relative: bool = False,
+    higher_is_better: bool = True,
+    seed: int = 0,
+) -> Difference:
+    """The paired bootstrap of `after` less `before` (Efron & Tibshirani 1993, ch. 16): whole pairs are redrawn.
+
+    Args:
+        before: the first model's outcome on each unit.
+        after: the second model's outcome on the same units in the same order.
+        weights: for ratios of sums, the two models' denominators (tokens), else means are compared.
+        relative: give the change as a share of the first model's value.
+        higher_is_better: which sign is called better.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: on no pairs or unequal lengths.
+    """
+    first, first_n = _arrays(before, weights[0] if weights else None)
+    second, second_n = _arrays(after, weights[1] if weights else None)
+    if len(first) != len(second):
+        raise ValueError(f"pairs need equal lengths, got {len(first)} and {len(second)}")
+
+    def change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray((b - a) / a if relative else b - a)
+
+    samples = _resampled(
+        len(first),
+        lambda rows: change(
+            first[rows].sum(1) / first_n[rows].sum(1),
+            second[rows].sum(1) / second_n[rows].sum(1),
+        ),
+        seed,
+    )
+    value = float(change(np.asarray(first.sum() / first_n.sum()), np.asarray(second.sum() / second_n.sum())))
+    interval = _percentiles(samples)
+    return Difference(value, interval, _word(interval, len(first), higher_is_better), len(first))
+
+
+def _word(interval: Interval, n: int, higher_is_better: bool) -> Word:
+    if n < MIN_PAIRS or interval.low <= 0.0 <= interval.high:
+        return "can't tell"
+    return "better" if (interval.low > 0) == higher_is_better else "worse"
+
+
+def _arrays(values: Sequence[float], weights: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
+    top = np.asarray(values, dtype=np.float64)
+    bottom = np.ones_like(top) if weights is None else np.asarray(weights, dtype=np.float64)
+    if top.ndim != 1 or not len(top) or top.shape != bottom.shape:
+        raise ValueError(f"need one weight a value and at least one value, got {top.shape} and {bottom.shape}")
+    if not np.isfinite(top).all() or not (bottom > 0).all():
+        raise ValueError("values must be finite and weights positive")
+    return top, bottom
+
+
+def _resampled(n: int, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> np.ndarray:
+    """The statistic of `RESAMPLES` draws of n units with replacement, in chunks that fit in some megabytes."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, 2_000_000 // n)
+    parts = []
+    for start in range(0, RESAMPLES, chunk):
+        rows = generator.integers(0, n, size=(min(chunk, RESAMPLES - start), n))
+        parts.append(statistic(rows))
+    return np.concatenate(parts)
+
+
+def _percentiles(samples: np.ndarray) -> Interval:
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return Interval(float(low), float(high))

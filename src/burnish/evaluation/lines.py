@@ -1,0 +1,254 @@
+"""The lines of a report's table: each number computed, given its interval and put into words, here and only here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from burnish.evaluation import retention as retention_rules
+from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.intervals import Difference, Interval, Mean, Rate, paired_difference
+from burnish.evaluation.suite import Card
+
+NBSP = "\u00a0"
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measured number: its value and 95 % interval, and the texts that every output prints."""
+
+    value: float
+    low: float
+    high: float
+    text: str
+    interval: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The difference of one model from the first, on the same prompts.
+
+    `word` is better, worse or can't tell; for the length longer, shorter or can't tell.
+    """
+
+    value: float
+    low: float
+    high: float
+    text: str
+    interval: str
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of the table: a number for every model, and its change from the first model.
+
+    Attributes:
+        key: the row's name in `report.json`.
+        group: `behaviours`, `information`, `retention` or `length`.
+        title: what the tables call it.
+        about: on what it is measured.
+        rule: how it is counted, in words.
+        n: prompts, questions or texts behind each number.
+        unit: "rate" for shares, else what is counted.
+        higher_is_better: None where neither direction is good in itself.
+        cells: one for each model.
+        changes: one for each model; None for the first.
+    """
+
+    key: str
+    group: str
+    title: str
+    about: str
+    rule: str
+    n: int
+    unit: str
+    higher_is_better: bool | None
+    cells: tuple[Cell, ...]
+    changes: tuple[Change | None, ...]
+
+
+# Numbers into words: the only place that formats one.
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage; only a true 0 or 1 is printed as 0 or 100."""
+    whole = round(100 * share)
+    if whole == 0 and share > 0:
+        whole = 1
+    if whole == 100 and share < 1:
+        whole = 99
+    return f"{whole}{NBSP}%"
+
+
+def _percent_interval(interval: Interval) -> str:
+    # The ends may be rounded to 0 and 100: they are estimates, not counts.
+    return f"{round(100 * interval.low)}\u2013{round(100 * interval.high)}"
+
+
+def _rate_cell(rate: Rate) -> Cell:
+    interval = rate.interval
+    return Cell(rate.value, interval.low, interval.high, percent(rate.value), _percent_interval(interval))
+
+
+def _mean_cell(mean: Mean, digits: int) -> Cell:
+    low, high = mean.interval.low, mean.interval.high
+    return Cell(mean.value, low, high, f"{mean.value:.{digits}f}", f"{low:.{digits}f}\u2013{high:.{digits}f}")
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return f"{'+' if value > 0 else MINUS}{text}"
+
+
+def _change(
+    difference: Difference, scale: float, unit: str, *, digits: int = 1, words: tuple[str, str] = ("better", "worse")
+) -> Change:
+    low, high = scale * difference.interval.low, scale * difference.interval.high
+    return Change(
+        value=difference.value,
+        low=difference.interval.low,
+        high=difference.interval.high,
+        text=f"{_signed(scale * difference.value, digits)}{NBSP}{unit}",
+        interval=f"{_signed(low, digits)} to {_signed(high, digits)}",
+        word={"better": words[0], "worse": words[1]}.get(difference.word, difference.word),
+    )
+
+
+# The lines of the table.
+
+
+def make_lines(cards: Sequence[Card]) -> list[Line]:
+    """Every line of the table, in order: the behaviours with their information, retention, length.
+
+    The cards must be of the same suite; the first is what the others are compared with.
+    """
+    first = cards[0]
+    lines = []
+    for name in first.rates:
+        behaviour = BEHAVIOURS[name]
+        lines.append(
+            _rate_line(
+                [[record.passed for record in card.of(name)] for card in cards],
+                key=name,
+                group="behaviours",
+                title=behaviour.title,
+                about=behaviour.asks,
+                rule=behaviour.rule,
+                seed=first.suite.seed,
+            )
+        )
+        if name in first.right:
+            lines.append(_right_line(cards, name))
+    lines += _retention_lines(cards)
+    lines.append(
+        _rate_line(
+            [[record.finished for record in card.records] for card in cards],
+            key="stops",
+            group="length",
+            title="stops by itself",
+            about="all prompts",
+            rule="The model ends its answer with its own stop token within the limit of new tokens.",
+            seed=first.suite.seed,
+        )
+    )
+    lines.append(_length_line(cards))
+    return lines
+
+
+def _rate_line(
+    outcomes: Sequence[Sequence[bool]], *, key: str, group: str, title: str, about: str, rule: str, seed: int
+) -> Line:
+    """A line of rates; `outcomes` holds for each model whether each prompt passed."""
+    changes = [paired_difference(outcomes[0], other, seed=seed) for other in outcomes[1:]]
+    return Line(
+        key=key,
+        group=group,
+        title=title,
+        about=about,
+        rule=rule,
+        n=len(outcomes[0]),
+        unit="rate",
+        higher_is_better=True,
+        cells=tuple(_rate_cell(Rate.of(values)) for values in outcomes),
+        changes=(None, *(_change(change, 100, "points") for change in changes)),
+    )
+
+
+def _right_line(cards: Sequence[Card], behaviour: str) -> Line:
+    return _rate_line(
+        [[r.passed and bool(r.right) for r in card.of(behaviour) if r.right is not None] for card in cards],
+        key=f"{behaviour}.right",
+        group="information",
+        title="\u2026 and is right",
+        about=f"those of \u201c{BEHAVIOURS[behaviour].title}\u201d with accepted answers",
+        rule="The answer passes and one of the row's accepted answers stands in it as whole words. Information: it "
+        "tells what a model knows, which alignment does not teach.",
+        seed=cards[0].suite.seed,
+    )
+
+
+def _retention_lines(cards: Sequence[Card]) -> list[Line]:
+    kept = [card.retention for card in cards if card.retention is not None]
+    lines = []
+    if kept and kept[0].choices:
+        lines.append(
+            _rate_line(
+                [[record.right for record in retention.choices] for retention in kept],
+                key="multiple_choice",
+                group="retention",
+                title="multiple choice",
+                about="questions of general knowledge, as raw text",
+                rule=retention_rules.CHOICE_RULE,
+                seed=kept[0].seed,
+            )
+        )
+    if kept and kept[0].prose:
+        lines += [_prose_line(cards, "token"), _prose_line(cards, "byte")]
+    return lines
+
+
+def _prose_line(cards: Sequence[Card], unit: str) -> Line:
+    kept = [card.retention for card in cards if card.retention is not None]
+    nats = [[record.nats for record in r.prose] for r in kept]
+    units = [[float(record.tokens if unit == "token" else record.bytes) for record in r.prose] for r in kept]
+    means = [r.nats_per_token if unit == "token" else r.nats_per_byte for r in kept]
+    changes = [
+        paired_difference(
+            nats[0], nats[i], weights=(units[0], units[i]), relative=True, higher_is_better=False, seed=kept[0].seed
+        )
+        for i in range(1, len(kept))
+    ]
+    return Line(
+        key=f"nats_per_{unit}",
+        group="retention",
+        title=f"nats per {unit}",
+        about="held-out prose, as raw text; lower is better",
+        rule=retention_rules.PROSE_RULE,
+        n=len(nats[0]),
+        unit=f"nats per {unit}",
+        higher_is_better=False,
+        cells=tuple(_mean_cell(mean, 2 if unit == "token" else 3) for mean in means if mean is not None),
+        changes=(None, *(_change(change, 100, "%") for change in changes)),
+    )
+
+
+def _length_line(cards: Sequence[Card]) -> Line:
+    lengths = [[float(record.n_tokens) for record in card.records] for card in cards]
+    changes = [paired_difference(lengths[0], other, seed=cards[0].suite.seed) for other in lengths[1:]]
+    return Line(
+        key="tokens",
+        group="length",
+        title="tokens an answer",
+        about=f"all prompts; an answer cut off at the limit counts as {cards[0].suite.max_new_tokens}",
+        rule="The mean number of tokens generated, the stop token not counted. "
+        "Neither long nor short is good in itself.",
+        n=len(lengths[0]),
+        unit="tokens",
+        higher_is_better=None,
+        cells=tuple(_mean_cell(card.length, 1) for card in cards),
+        changes=(None, *(_change(change, 1, "tokens", words=("longer", "shorter")) for change in changes)),
+    )

@@ -1,0 +1,267 @@
+"""Several cards side by side.
+
+`build_report` makes a `Report` in which each number (computed in `lines.py`, once) is a text beside its value. The
+terminal table (`print_report`), `report.json` and `report.html` (`write_report`) only lay those texts out, so they
+can't disagree.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from burnish.errors import ConfigError
+from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.format import CONSTRAINTS
+from burnish.evaluation.lines import NBSP, Line, make_lines
+from burnish.evaluation.rows import BEHAVIOUR_NAMES, EvalRow
+from burnish.evaluation.suite import Card, Record
+from burnish.files import atomic_directory, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+N_TRANSCRIPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One prompt with every model's answer to it."""
+
+    row: EvalRow
+    title: str
+    answers: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the outputs print."""
+
+    models: tuple[str, ...]
+    verdict: str
+    lines: tuple[Line, ...]
+    transcripts: tuple[Transcript, ...]
+    made: tuple[tuple[str, str], ...]
+    about_models: tuple[Mapping[str, str], ...]
+    max_new_tokens: int
+    cards: tuple[Card, ...]
+
+    def group(self, name: str) -> list[Line]:
+        """The lines of one group."""
+        return [line for line in self.lines if line.group == name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `report.json` holds: the same texts and values, and every prompt's record for every model."""
+        return {
+            "format": 1,
+            "models": list(self.models),
+            "verdict": self.verdict,
+            "lines": [asdict(line) for line in self.lines],
+            "side_by_side": [transcript.row.id for transcript in self.transcripts],
+            "made": dict(self.made),
+            "about_models": [dict(about) for about in self.about_models],
+            "constraint_rules": {name: kind.rule for name, kind in CONSTRAINTS.items()},
+            "records": {card.name: [_record_dict(record) for record in card.records] for card in self.cards},
+            "retention": {card.name: asdict(card.retention) if card.retention else None for card in self.cards},
+        }
+
+
+def build_report(
+    cards: Sequence[Card],
+    *,
+    command: str | None = None,
+    made_at: datetime | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Report:
+    """Compare cards; the first model is the one that the others are compared with.
+
+    Args:
+        cards: at least one; all of the same suite, with names of their own.
+        command: how the report was asked for, printed under "how it was made".
+        made_at: the time that the report states (default: now, UTC).
+        versions: package versions to state (default: those installed).
+
+    Raises:
+        ConfigError: on no cards, two of the same name, or cards of different suites.
+    """
+    if not cards:
+        raise ConfigError("a report needs at least one model", where="report", fix="give NAME=MODEL")
+    names = [card.name for card in cards]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"two models have the same name: {', '.join(names)}", where="report", fix="name each apart")
+    if any(card.suite != cards[0].suite for card in cards):
+        raise ConfigError("the models were not asked the same", where="report", fix="evaluate all of them on one suite")
+    lines = make_lines(cards)
+    return Report(
+        models=tuple(names),
+        verdict=_verdict(names, lines),
+        lines=tuple(lines),
+        transcripts=_transcripts(cards),
+        made=_made(cards, command, made_at or datetime.now(UTC), versions or installed_versions()),
+        about_models=tuple({**card.about, "time": f"{card.seconds:.0f}{NBSP}s"} for card in cards),
+        max_new_tokens=cards[0].suite.max_new_tokens,
+        cards=tuple(cards),
+    )
+
+
+def write_report(report: Report, out: Path, *, replace: bool = False) -> None:
+    """Write `report.json` and `report.html` into the directory `out`, as a whole or not at all.
+
+    Raises:
+        BurnishError: when `out` exists and `replace` is false, or can't be written.
+    """
+    from burnish.evaluation.page import render_page
+
+    page = render_page(report)
+    with atomic_directory(out, replace=replace) as directory:
+        write_json(directory / "report.json", report.to_dict())
+        (directory / "report.html").write_text(page, encoding="utf-8")
+
+
+def installed_versions() -> dict[str, str]:
+    """Python's version and those of the packages that a result depends on."""
+    versions = {"python": platform.python_version()}
+    for package in ("burnish", "torch", "transformers", "tokenizers", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
+    """The last model against the first in a sentence or two; of a single model, its rates."""
+    behaviours = [line for line in lines if line.group == "behaviours"]
+    if len(names) == 1:
+        return f"{names[0]}: " + ", ".join(f"{line.title} {line.cells[0].text}" for line in behaviours) + "."
+    by_word: dict[str, list[Line]] = {"better": [], "worse": [], "can't tell": []}
+    for line in behaviours:
+        if (change := line.changes[-1]) is not None:
+            by_word[change.word].append(line)
+    parts = [f"better at {len(by_word['better'])} of {len(behaviours)} behaviours"]
+    worse = by_word["worse"]
+    parts.append(f"worse at {_listed(worse)}" if worse else "worse at none")
+    if by_word["can't tell"]:
+        parts.append(f"can't tell for {_listed(by_word["can't tell"])}")
+    sentence = f"Compared with {names[0]}, {names[-1]} is {', '.join(parts)}."
+    kept = [
+        f"{line.title} {change.text} ({change.word})"
+        for line in lines
+        if line.group == "retention" and line.key != "nats_per_byte" and (change := line.changes[-1]) is not None
+    ]
+    return f"{sentence} General ability: {', '.join(kept)}." if kept else sentence
+
+
+def _listed(lines: Sequence[Line]) -> str:
+    titles = [f"\u201c{line.title}\u201d" for line in lines]
+    return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
+
+
+def _transcripts(cards: Sequence[Card]) -> tuple[Transcript, ...]:
+    """The prompts to show: each behaviour's rows in turn, in the suite's order, whatever the answers were."""
+    rows = cards[0].suite.rows
+    queues = [[i for i, row in enumerate(rows) if row.behaviour == name] for name in BEHAVIOUR_NAMES]
+    chosen: list[int] = []
+    for place in range(len(rows)):
+        chosen += [queue[place] for queue in queues if place < len(queue)]
+    return tuple(
+        Transcript(rows[i], BEHAVIOURS[rows[i].behaviour].title, tuple(card.records[i] for card in cards))
+        for i in sorted(chosen[:N_TRANSCRIPTS], key=lambda i: (BEHAVIOUR_NAMES.index(rows[i].behaviour), i))
+    )
+
+
+def _made(
+    cards: Sequence[Card], command: str | None, made_at: datetime, versions: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    suite = cards[0].suite
+    taken = f"{len(suite.rows)} of {suite.sources[0].n_rows} evaluation prompts"
+    if suite.sample is not None and len(suite.rows) < suite.sources[0].n_rows:
+        taken += f" (a fixed sample, shared evenly among the behaviours, seed {suite.seed})"
+    facts = [
+        ("made at", made_at.strftime("%Y-%m-%d %H:%M UTC")),
+        ("command", command or "from Python"),
+        ("prompts", taken),
+        *(("data", f"{s.name}: {s.n_rows} rows, sha256 {s.sha256[:16]}") for s in suite.sources),
+        ("answers", f"greedy, at most {suite.max_new_tokens} new tokens, the same prompts for every model"),
+        ("intervals", "95 %: Wilson for rates, bootstrap for means, paired bootstrap for differences (10,000 draws)"),
+        ("seed", str(suite.seed)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    return tuple(_numbered(facts))
+
+
+def _numbered(facts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Facts with the same name get numbers, so that they can be keys."""
+    names = [name for name, _ in facts]
+    seen: dict[str, int] = {}
+    result = []
+    for name, value in facts:
+        seen[name] = seen.get(name, 0) + 1
+        result.append((f"{name} {seen[name]}" if names.count(name) > 1 else name, value))
+    return result
+
+
+def _record_dict(record: Record) -> dict[str, Any]:
+    return {
+        "id": record.row.id,
+        "behaviour": record.row.behaviour,
+        "messages": [{"role": m.role, "content": m.content} for m in record.row.messages],
+        "answer": record.text,
+        "finished": record.finished,
+        "tokens": record.n_tokens,
+        "passed": record.passed,
+        "why": record.why,
+        "right": record.right,
+    }
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the verdict and the table; with many models in several tables, each as wide as the console allows.
+
+    The first model stands in each of them, for it is what the others are compared with.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    per_table = max(1, (console.width - _TITLE_WIDTH) // _MODEL_WIDTH - 1)
+    others = range(1, len(report.models))
+    chunks = [[0, *others[i : i + per_table]] for i in range(0, max(1, len(others)), per_table)]
+    for chunk in chunks:
+        table = Table(box=None, padding=(0, 1, 0, 0), collapse_padding=True, header_style="bold")
+        table.add_column("", no_wrap=True)
+        table.add_column("n", justify="right", style="dim")
+        for model in chunk:
+            table.add_column(report.models[model], overflow="fold", min_width=_MODEL_WIDTH - 1)
+        group = ""
+        for line in report.lines:
+            if line.group not in (group, "information"):
+                if group:
+                    table.add_row("")
+                group = line.group
+            style = "dim" if line.group == "information" else ""
+            table.add_row(
+                Text(line.title, style=style), str(line.n), *(Text.from_markup(_marked(line, i)) for i in chunk)
+            )
+        console.print(table)
+        console.print()
+    console.print(Text(report.verdict, style="bold"))
+    console.print(Text(_LEGEND if len(report.models) == 1 else f"{_LEGEND} {_ARROWS.format(report.models[0])}", "dim"))
+
+
+_TITLE_WIDTH = 25
+_MODEL_WIDTH = 18
+_LEGEND = "Each number with its 95 % interval; n prompts, questions or texts."
+_ARROWS = "\u25b2 better, \u25bc worse than {}; no mark: can't tell."
+
+
+def _marked(line: Line, model: int) -> str:
+    """One cell for the terminal: number, interval, and a mark where the change from the first model is sure."""
+    cell, change = line.cells[model], line.changes[model]
+    marks = {"better": " [green]\u25b2[/]", "worse": " [red]\u25bc[/]"}
+    mark = marks.get(change.word, "") if change is not None and line.group != "information" else ""
+    return f"{cell.text} [dim]{cell.interval}[/]{mark}"

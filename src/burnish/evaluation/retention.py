@@ -1,0 +1,120 @@
+"""What general ability is kept: multiple choice, and how well held-out prose is predicted. Both on raw text, without
+any chat template, so that a raw model and its aligned successors are asked the very same thing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from burnish.errors import ModelError
+from burnish.evaluation.answers import Responder
+from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
+from burnish.evaluation.rows import Choice, Prose
+
+CHOICE_RULE = (
+    "The question is put as the raw text 'Question: ... / Answer:' without a chat template. The model's choice is the "
+    "one whose text has the highest summed log-probability after it (not normalised by length: the sum is the model's "
+    "own probability of that answer). Only a single highest choice that is the right one counts; a tie does not."
+)
+PROSE_RULE = (
+    "The sum of -log p over the tokens of the held-out texts, each scored on its own as raw text, divided by the "
+    "number of those tokens (lower is better). Models with different tokenizers compare by nats per byte."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRecord:
+    """The outcome of one question: each choice's summed log p in nats, the model's choice (None on a tie)."""
+
+    id: str
+    logprobs: tuple[float, ...]
+    chosen: int | None
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProseRecord:
+    """The outcome of one text: -log p summed in nats, over how many tokens, and the text's bytes in UTF-8."""
+
+    id: str
+    nats: float
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What general ability is kept; either half may be missing when its data was not asked for."""
+
+    choices: tuple[ChoiceRecord, ...]
+    prose: tuple[ProseRecord, ...]
+    seed: int
+
+    @property
+    def accuracy(self) -> Rate | None:
+        """The rate of right choices."""
+        return Rate.of([record.right for record in self.choices]) if self.choices else None
+
+    @property
+    def nats_per_token(self) -> Mean | None:
+        """All nats over all tokens; the interval is a bootstrap over texts."""
+        return self._nats_per([record.tokens for record in self.prose])
+
+    @property
+    def nats_per_byte(self) -> Mean | None:
+        """All nats over all bytes, for models with different tokenizers."""
+        return self._nats_per([record.bytes for record in self.prose])
+
+    def _nats_per(self, units: Sequence[int]) -> Mean | None:
+        if not self.prose:
+            return None
+        return bootstrap_mean([record.nats for record in self.prose], weights=units, seed=self.seed)
+
+
+def choice_prompt(question: str) -> str:
+    """The raw text after which the choices are scored; a choice follows after one space."""
+    return f"Question: {question}\nAnswer:"
+
+
+def measure_retention(
+    responder: Responder, choices: Sequence[Choice], prose: Sequence[Prose], *, seed: int = 0
+) -> Retention:
+    """Score the choices and the texts with one model.
+
+    Raises:
+        ModelError: when the model gives a log-probability that is not finite.
+    """
+    return Retention(_score_choices(responder, choices), _score_prose(responder, prose), seed)
+
+
+def _score_choices(responder: Responder, choices: Sequence[Choice]) -> tuple[ChoiceRecord, ...]:
+    if not choices:
+        return ()
+    items = [(choice_prompt(item.question), [f" {choice}" for choice in item.choices]) for item in choices]
+    records = []
+    for item, logprobs in zip(choices, responder.continuation_logprobs(items), strict=True):
+        _demand_finite(logprobs, responder.name, item.id)
+        best = [i for i, value in enumerate(logprobs) if value == max(logprobs)]
+        chosen = best[0] if len(best) == 1 else None
+        records.append(ChoiceRecord(item.id, tuple(logprobs), chosen, chosen == item.answer))
+    return tuple(records)
+
+
+def _score_prose(responder: Responder, prose: Sequence[Prose]) -> tuple[ProseRecord, ...]:
+    if not prose:
+        return ()
+    records = []
+    for item, (nats, tokens) in zip(prose, responder.nats([item.text for item in prose]), strict=True):
+        _demand_finite([nats], responder.name, item.id)
+        records.append(ProseRecord(item.id, nats, tokens, len(item.text.encode("utf-8"))))
+    return tuple(records)
+
+
+def _demand_finite(values: Sequence[float], model: str, item: str) -> None:
+    if not all(math.isfinite(value) for value in values):
+        raise ModelError(
+            f"{model} gives a log-probability that is not finite",
+            where=item,
+            fix="its weights may hold NaN or infinite values: check the checkpoint, or evaluate in float32",
+        )

@@ -1,0 +1,187 @@
+"""The report card of one model: rows are sampled, answered and judged, and general ability is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from burnish.errors import ConfigError
+from burnish.evaluation.answers import Responder, names_gold
+from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
+from burnish.evaluation.retention import Retention, measure_retention
+from burnish.evaluation.rows import (
+    BEHAVIOUR_NAMES,
+    Choice,
+    EvalRow,
+    Prose,
+    Source,
+    load_choices,
+    load_prose,
+    load_rows,
+    stratified_sample,
+)
+
+MAX_NEW_TOKENS = 128
+"""The default limit of an answer: the longest good answers of the starter set stay well below it."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What every model is asked: the sampled rows, the retention sets, and where they came from."""
+
+    rows: tuple[EvalRow, ...]
+    choices: tuple[Choice, ...]
+    prose: tuple[Prose, ...]
+    sources: tuple[Source, ...]
+    seed: int
+    sample: int | None
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One prompt, one model's answer to it, and the verdict. `right` is None for rows without accepted answers."""
+
+    row: EvalRow
+    text: str
+    finished: bool
+    n_tokens: int
+    passed: bool
+    why: str
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """The report card of one model.
+
+    Attributes:
+        name: what the report calls the model.
+        suite: what it was asked; cards compare only when they have the same.
+        records: one for every row of the suite, in its order.
+        retention: multiple choice and prose, or None when the suite has neither.
+        about: facts about the model for the report (its path, how it was prompted, its size).
+        seconds: how long it took.
+    """
+
+    name: str
+    suite: Suite
+    records: tuple[Record, ...]
+    retention: Retention | None
+    about: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def of(self, behaviour: str) -> list[Record]:
+        """The records of one behaviour."""
+        return [record for record in self.records if record.row.behaviour == behaviour]
+
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """For each behaviour that the suite holds, how often an answer passes."""
+        found = {name: self.of(name) for name in BEHAVIOUR_NAMES}
+        return {name: Rate.of([r.passed for r in records]) for name, records in found.items() if records}
+
+    @property
+    def right(self) -> dict[str, Rate]:
+        """For each behaviour with accepted answers, how often an answer passes and names one (information only)."""
+        found = {name: [r for r in self.of(name) if r.right is not None] for name in BEHAVIOUR_NAMES}
+        return {n: Rate.of([r.passed and bool(r.right) for r in records]) for n, records in found.items() if records}
+
+    @property
+    def stopped(self) -> Rate:
+        """How often the model ended its answer with its own stop token within the limit, over all rows."""
+        return Rate.of([record.finished for record in self.records])
+
+    @property
+    def length(self) -> Mean:
+        """Tokens an answer, over all rows; an answer cut off at the limit counts as that long."""
+        return bootstrap_mean([record.n_tokens for record in self.records], seed=self.suite.seed)
+
+
+def load_suite(
+    evaluation: str | Path = "starter/evaluation",
+    *,
+    choices: str | Path | None = "starter/mcq",
+    prose: str | Path | None = "starter/prose",
+    sample: int | None = None,
+    seed: int = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> Suite:
+    """Read and check everything that a card needs, and take the sample.
+
+    Args:
+        evaluation: a JSON Lines file of evaluation rows, or `starter/evaluation`.
+        choices: the same for multiple choice; None leaves it out.
+        prose: the same for held-out prose; None leaves it out.
+        sample: how many evaluation rows to take (see `stratified_sample`); None takes all.
+        seed: of the sample and of every bootstrap.
+        max_new_tokens: the limit of an answer.
+
+    Raises:
+        DataError: when a file or a row is not usable.
+        ConfigError: when the sample is too small or the limit is not positive.
+    """
+    if max_new_tokens < 1:
+        raise ConfigError(f"must be at least 1, got {max_new_tokens}", where="max_new_tokens", fix="e.g. 128")
+    rows, source = load_rows(evaluation)
+    sources = [source]
+    asked: list[Choice] = []
+    texts: list[Prose] = []
+    if choices is not None:
+        asked, source = load_choices(choices)
+        sources.append(source)
+    if prose is not None:
+        texts, source = load_prose(prose)
+        sources.append(source)
+    return Suite(
+        rows=tuple(stratified_sample(rows, sample, seed=seed)),
+        choices=tuple(asked),
+        prose=tuple(texts),
+        sources=tuple(sources),
+        seed=seed,
+        sample=sample,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def evaluate(
+    responder: Responder,
+    suite: Suite,
+    *,
+    about: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Card:
+    """Ask one model the whole suite and judge its answers.
+
+    Raises:
+        ModelError: when the model gives log-probabilities that are not finite.
+    """
+    started = time.perf_counter()
+    total = len(suite.rows)
+
+    def answered(done: int) -> None:
+        if progress is not None:
+            progress("answers", done, total)
+
+    answers = responder.answer(
+        [row.messages for row in suite.rows], max_new_tokens=suite.max_new_tokens, progress=answered
+    )
+    records = []
+    for row, answer in zip(suite.rows, answers, strict=True):
+        verdict = BEHAVIOURS[row.behaviour].judge(row, answer)
+        right = names_gold(answer.text, row.gold) if row.gold else None
+        records.append(Record(row, answer.text, answer.finished, answer.n_tokens, verdict.passed, verdict.why, right))
+    retention = None
+    if suite.choices or suite.prose:
+        if progress is not None:
+            progress("retention", 0, 1)
+        retention = measure_retention(responder, suite.choices, suite.prose, seed=suite.seed)
+        if progress is not None:
+            progress("retention", 1, 1)
+    return Card(responder.name, suite, tuple(records), retention, dict(about or {}), time.perf_counter() - started)

@@ -1,0 +1,83 @@
+"""The kinds of stages that a recipe can name: their settings, and where their code stands."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from burnish.config import Config
+from burnish.data.examples import Kind
+from burnish.stages.config import DPOConfig, SFTConfig, TrainConfig
+
+
+class MergeConfig(Config):
+    """Put an adapter into the weights of its base."""
+
+    stage: ClassVar[str] = "merge"
+
+    model: str
+    """The adapter to merge."""
+    out: Path
+    """Where the merged model goes."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the merged weights."""
+
+
+class ReportConfig(Config):
+    """Measure models side by side on the evaluation prompts."""
+
+    stage: ClassVar[str] = "report"
+
+    models: dict[str, str] = Field(min_length=1)
+    """`{name: model}`: `model` (the raw one), a stage of the recipe, or any other model."""
+    out: Path
+    """Where report.html and report.json go."""
+    sample: int | None = Field(None, ge=1)
+    """A fixed sample of so many evaluation prompts, spread over the behaviours; all of them if not given."""
+    max_new_tokens: int = Field(128, ge=1)
+    """The longest answer, in tokens."""
+    batch_size: int = Field(32, ge=1)
+    """Answers sampled at a time."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the weights and the activations."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageKind:
+    """One kind of stage.
+
+    Attributes:
+        config: its settings.
+        entry: its function, as `package.module:function`.
+        data: what its data must yield, for a stage that trains.
+    """
+
+    config: type[Config]
+    entry: str
+    data: Kind | None = None
+
+    def function(self) -> Callable[..., Any]:
+        """Import the stage's function."""
+        module, _, name = self.entry.partition(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage trains, with the settings that all such stages share."""
+        return issubclass(self.config, TrainConfig)
+
+
+KINDS: Mapping[str, StageKind] = {
+    "sft": StageKind(SFTConfig, "burnish.stages.sft:train_sft", "sft"),
+    "dpo": StageKind(DPOConfig, "burnish.stages.dpo:train_dpo", "preference"),
+    "merge": StageKind(MergeConfig, "burnish.stages.merge:merge_model"),
+    "report": StageKind(ReportConfig, "burnish.pipeline.report:write_report"),
+}

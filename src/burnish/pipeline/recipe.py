@@ -1,0 +1,391 @@
+"""Recipes: a graph of stages in YAML, checked as a whole before anything is loaded.
+
+    name: assistant
+    model: gemma-3-270m
+    stages:
+      sft: {data: starter/sft, epochs: 2}
+      dpo: {from: sft, data: starter/preferences}
+      merge: {from: dpo}
+      report: {models: {raw: model, sft: sft, dpo: dpo}}
+
+A stage is named after its kind, or says it (`stage: dpo`). `from` says where it starts: `model`, or another stage. All
+other keys are the stage's settings, the same names as the flags of its command.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from burnish.config import Config, field_problems, parse_yaml, read_yaml, suggest
+from burnish.errors import BurnishError, ConfigError
+from burnish.models.catalog import CATALOG
+from burnish.models.loading import resolve_model
+from burnish.pipeline.kinds import KINDS, ReportConfig, StageKind
+from burnish.stages.config import DPOConfig, TrainConfig
+from burnish.stages.run import model_of
+
+RAW = "model"
+"""What `from` and a report call the recipe's own model."""
+_CHOSEN_FOR_IT = {
+    RAW: "a recipe's stage starts from what `from` names",
+    "out": "burnish chooses the directory (--runs-dir, the recipe's name, the stage's name)",
+}
+
+
+class RecipeFile(Config):
+    """A recipe as it is written."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the directory of the results."""
+    description: str = ""
+    """For the reader."""
+    model: str
+    """The model that all begins with: a catalog name, a directory or a hub id."""
+    seed: int | None = Field(None, ge=0)
+    """Of every stage that does not set its own."""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    """Settings of all stages that train and do not set them."""
+    stages: dict[str, dict[str, Any] | None] = Field(min_length=1)
+    """Name -> settings, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a recipe, checked.
+
+    Attributes:
+        name: as the recipe has it.
+        kind: a key of `KINDS`.
+        start: `model` or the stage that it starts from; none for a report.
+        config: its settings; `model` and `out` are filled in when it runs.
+    """
+
+    name: str
+    kind: str
+    start: str | None
+    config: Config
+
+    @property
+    def spec(self) -> StageKind:
+        """What is known of its kind."""
+        return KINDS[self.kind]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """`model`, stages and other models that it needs."""
+        if isinstance(self.config, ReportConfig):
+            return tuple(self.config.models.values())
+        return (self.start,) if self.start is not None else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe that holds together; `stages` stand in an order in which they can run."""
+
+    name: str
+    path: Path
+    model: str
+    stages: tuple[Stage, ...]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe. No model and no data is loaded.
+
+    Paths in it are looked for beside the recipe first, then from the current directory.
+
+    Args:
+        path: a YAML file, or `starter/NAME` for a recipe that comes with burnish.
+        overrides: `key=value`, as in `dpo.loss.beta=0.05`; the value is read as YAML.
+
+    Raises:
+        ConfigError: naming the place of everything that is wrong, with the closest known names.
+    """
+    file, base = _find(str(path))
+    raw = read_yaml(file)
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a mapping with name, model and stages", where=str(path))
+    changed = apply_overrides(raw, overrides)
+    reader = _Reader(raw, base)
+    recipe = reader.recipe(Path(path))
+    if reader.problems:
+        raise _error(reader.problems, str(path), changed)
+    assert recipe is not None
+    return recipe
+
+
+def _find(path: str) -> tuple[Path, Path]:
+    """The recipe's file, and the directory from which its paths count."""
+    file = Path(path).expanduser()
+    if file.is_file() or not path.startswith("starter/"):
+        return file, file.parent
+    name = path.removeprefix("starter/").removesuffix(".yaml")
+    folder = resources.files("burnish.starter")
+    names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    if name not in names:
+        known = ", ".join(f"starter/{known}" for known in names)
+        raise ConfigError(f"no starter recipe {name!r}{suggest(name, names)}", where=path, fix=f"there is: {known}")
+    return Path(str(folder / f"{name}.yaml")), Path()
+
+
+def _error(problems: Mapping[str, str], file: str, changed: Mapping[str, str]) -> ConfigError:
+    def place(field: str) -> str:
+        given = next((text for key, text in changed.items() if key == field or key.startswith(f"{field}.")), None)
+        return f"{file}: {field}" if given is None else f"command line: {given}"
+
+    if len(problems) == 1:
+        ((field, what),) = problems.items()
+        what = field.rpartition(".")[2] + " " + what if what == "is required" else what
+        return ConfigError(what, where=place(field), fix="mend it and run the same command again")
+    listed = "\n".join(f"  {place(field)}: {what}" for field, what in problems.items())
+    return ConfigError(f"{len(problems)} mistakes in the recipe\n{listed}", fix="mend them and run the command again")
+
+
+# ---- key=value ----
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """Put `key=value` into a recipe's plain values; a key begins with a stage's name or a key of the recipe.
+
+    Returns:
+        Dotted place in the recipe -> the override as it was given.
+
+    Raises:
+        ConfigError: for what is no `key=value`, or a key that begins with nothing known.
+    """
+    stages = raw.get("stages")
+    names = [str(name) for name in stages] if isinstance(stages, dict) else []
+    changed = {}
+    for text in overrides:
+        where = f"command line: {text}"
+        key, equals, value = text.partition("=")
+        parts = key.split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"{text!r} is not key=value", where="command line", fix="as in dpo.loss.beta=0.05")
+        if parts[0] in names:
+            parts = ["stages", *parts]
+        elif parts[0] not in RecipeFile.model_fields:
+            known = [*names, *RecipeFile.model_fields]
+            raise ConfigError(
+                f"the recipe has no {parts[0]!r}{suggest(parts[0], known)}",
+                where=where,
+                fix=f"begin the key with one of: {', '.join(known)}",
+            )
+        target: Any = raw
+        for part in parts[:-1]:
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
+            if not isinstance(target, dict):
+                raise ConfigError(f"{part} is not a mapping, so nothing can be set in it", where=where)
+        target[parts[-1]] = parse_yaml(value, where=where)
+        changed[".".join(parts)] = text
+    return changed
+
+
+# ---- checking ----
+
+
+class _Reader:
+    """Turns plain values into a recipe and collects everything that is wrong with them, by place."""
+
+    def __init__(self, raw: dict[str, Any], base: Path) -> None:
+        self.raw, self.base = raw, base
+        self.problems: dict[str, str] = {}
+        self.stages: dict[str, Stage] = {}
+        self.own: dict[str, dict[str, Any]] = {}
+        """What each stage sets itself, without defaults."""
+
+    def recipe(self, file: Path) -> Recipe | None:
+        """The recipe, or none with what is wrong in `problems`."""
+        try:
+            top = RecipeFile.model_validate(self.raw)
+        except ValidationError as error:
+            self.problems |= dict(field_problems(error, RecipeFile))
+            return None
+        self._check_defaults(top)
+        for name, values in top.stages.items():
+            self._read_stage(name, dict(values or {}), top)
+        model = _located_path(top.model, self.base)
+        if what := self._unknown_model(model, ()):
+            self.problems["model"] = what
+        for stage in self.stages.values():
+            self._check_inputs(stage)
+        if not self.problems:
+            self._check_cycles()
+        if not self.problems:
+            for stage in self.stages.values():
+                self._check_adapter(stage, model)
+        return None if self.problems else Recipe(top.name, file, model, tuple(_in_order(self.stages)))
+
+    def _check_defaults(self, top: RecipeFile) -> None:
+        known = sorted({field for spec in KINDS.values() if spec.trains for field in _settable(spec)})
+        for key in top.defaults:
+            if key not in known:
+                self.problems[f"defaults.{key}"] = f"unknown key{suggest(key, known)}"
+
+    # -- one stage --
+
+    def _read_stage(self, name: str, values: dict[str, Any], top: RecipeFile) -> None:
+        place = f"stages.{name}"
+        if name in RecipeFile.model_fields or not name.replace("-", "").replace("_", "").isalnum():
+            self.problems[place] = "this name is taken, or has other characters than letters, digits, - and _"
+            return
+        kind = values.pop("stage", name)
+        if kind not in KINDS:
+            hint = suggest(str(kind), list(KINDS)) or f"; `stage:` is one of {', '.join(KINDS)}"
+            self.problems[place if kind == name else f"{place}.stage"] = f"unknown stage {kind!r}{hint}"
+            return
+        start = values.pop("from", None) if kind != "report" else None
+        self.own[name] = values
+        if "from" in values:
+            self.problems[f"{place}.from"] = "a report has no `from` but `models: {name: stage}`"
+        for field in values.keys() & _CHOSEN_FOR_IT.keys():
+            self.problems[f"{place}.{field}"] = f"can't be set: {_CHOSEN_FOR_IT[field]}"
+        config = self._config(name, kind, top)
+        if kind != "report":
+            start = self._start(name, start)
+        if config is not None:
+            self.stages[name] = Stage(name, kind, start, config)
+
+    def _config(self, name: str, kind: str, top: RecipeFile) -> Config | None:
+        """The stage's settings, with placeholders for what is only known when it runs."""
+        spec, own = KINDS[kind], self.own[name]
+        values = {key: value for key, value in own.items() if key not in _CHOSEN_FOR_IT and key != "from"}
+        if spec.trains:
+            values = _with_defaults(values, top, spec)
+        if kind == "report":
+            kinds = {stage: (other or {}).get("stage", stage) for stage, other in top.stages.items()}
+            trained = [stage for stage, other in kinds.items() if other in KINDS and KINDS[other].trains]
+            values.setdefault("models", {"raw": RAW, **{stage: stage for stage in trained}})
+        filled = {field: "-" for field in _CHOSEN_FOR_IT if field in spec.config.model_fields}
+        try:
+            config = spec.config.model_validate({**values, **filled})
+        except ValidationError as error:
+            for field, what in field_problems(error, spec.config):
+                first = field.partition(".")[0]
+                inherited = first in top.defaults and first not in own
+                self.problems[f"defaults.{field}" if inherited else f"stages.{name}.{field}"] = what
+            return None
+        if isinstance(config, DPOConfig) and (what := _loss_problem(config.loss)):
+            self.problems[f"stages.{name}.loss"] = what
+        return _located(config, self.base)
+
+    def _start(self, name: str, start: Any) -> str:
+        """Where a stage starts; only the first one may leave it unsaid."""
+        if start is None and not any(stage.start is not None for stage in self.stages.values()):
+            return RAW
+        if not isinstance(start, str):
+            known = ", ".join([RAW, *(n for n, stage in self.stages.items() if stage.start is not None)])
+            self.problems[f"stages.{name}.from"] = f"say where the stage starts: {known}"
+            return RAW
+        return start
+
+    # -- between stages --
+
+    def _check_inputs(self, stage: Stage) -> None:
+        names = [name for name, other in self.raw["stages"].items() if (other or {}).get("stage", name) != "report"]
+        if isinstance(stage.config, ReportConfig):
+            models = dict(stage.config.models)
+            for label, target in models.items():
+                if target in (RAW, *names):
+                    continue
+                models[label] = _located_path(target, self.base)
+                if what := self._unknown_model(models[label], names):
+                    self.problems[f"stages.{stage.name}.models.{label}"] = what
+            self.stages[stage.name] = replace(stage, config=stage.config.model_copy(update={"models": models}))
+        elif stage.start != RAW and stage.start not in names:
+            hint = suggest(str(stage.start), [RAW, *names]) or f"; it can start from {', '.join([RAW, *names])}"
+            self.problems[f"stages.{stage.name}.from"] = f"no stage {stage.start!r}{hint}"
+
+    def _unknown_model(self, model: str, stages: Sequence[str]) -> str | None:
+        try:
+            resolve_model(model_of(model))
+        except BurnishError as error:
+            hint = suggest(model, [*stages, *CATALOG]) if stages else ""
+            return f"neither a stage nor a model is called {model!r}{hint}" if hint else error.what
+        return None
+
+    def _check_cycles(self) -> None:
+        for name in self.stages:
+            path = [name]
+            while (start := self.stages[path[-1]].start) in self.stages:
+                assert start is not None
+                path.append(start)
+                if start == name:
+                    self.problems[f"stages.{name}.from"] = f"the stages start from each other: {' <- '.join(path)}"
+                    return
+                if start in path[:-1]:
+                    break  # a cycle that this stage only leads into is reported at a stage of it
+
+    def _check_adapter(self, stage: Stage, model: str) -> None:
+        """A merge needs an adapter; a stage that goes on with one can't ask for another shape of it."""
+        if stage.start is None:
+            return
+        on_adapter = self._gives_adapter(stage.start, model)
+        if stage.kind == "merge" and not on_adapter:
+            self.problems[f"stages.{stage.name}.from"] = f"nothing to merge: {stage.start!r} is a whole model"
+        if isinstance(stage.config, TrainConfig) and on_adapter and "lora" in self.own[stage.name]:
+            self.problems[f"stages.{stage.name}.lora"] = (
+                f"has no effect: the stage goes on with the adapter of {stage.start!r}; set it there"
+            )
+
+    def _gives_adapter(self, start: str, model: str) -> bool:
+        if start == RAW:
+            return resolve_model(model_of(model)).kind == "adapter"
+        config = self.stages[start].config
+        return isinstance(config, TrainConfig) and config.tuning == "lora"
+
+
+def _settable(spec: StageKind) -> list[str]:
+    return [field for field in spec.config.model_fields if field not in _CHOSEN_FOR_IT]
+
+
+def _with_defaults(values: Mapping[str, Any], top: RecipeFile, spec: StageKind) -> dict[str, Any]:
+    """A stage's own values over the recipe's defaults and seed; nested settings key by key."""
+    shared = {key: value for key, value in top.defaults.items() if key in spec.config.model_fields}
+    if top.seed is not None:
+        shared.setdefault("seed", top.seed)
+    merged = copy.deepcopy(shared)
+    for key, value in values.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key == "lora"
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
+
+
+def _located(config: Config, base: Path) -> Config:
+    """The settings with their paths as they are found from the recipe's directory."""
+    if not isinstance(config, TrainConfig):
+        return config
+    fields = {"data": config.data, "validation": config.validation, "template": config.template}
+    found = {name: _located_path(value, base) for name, value in fields.items() if isinstance(value, str)}
+    return config.model_copy(update=found)
+
+
+def _located_path(text: str, base: Path) -> str:
+    path = Path(text).expanduser()
+    return str(base / path) if not path.is_absolute() and (base / path).exists() else text
+
+
+def _loss_problem(loss: Mapping[str, Any]) -> str | None:
+    from burnish.losses.preference import make_loss
+
+    try:
+        make_loss(loss)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _in_order(stages: Mapping[str, Stage]) -> Iterator[Stage]:
+    """The stages, each after those that it needs, else in the order of the recipe."""
+    waiting = dict(stages)
+    while waiting:
+        ready = next(s for s in waiting.values() if not (set(s.inputs) & waiting.keys()))
+        yield waiting.pop(ready.name)

@@ -1,0 +1,179 @@
+"""From logits to tokens: greedy, or a draw at a temperature from all of the vocabulary, the top k or the nucleus.
+
+The vocabulary is taken in blocks of 512. One pass over the logits gives each block's share of the probability; a
+draw then needs a single uniform number: it picks a block by the blocks' shares and a token within it (inverse
+transform sampling in two steps). A full softmax is never held, and only the nucleus needs any sorting.
+
+Legend: B rows, V vocabulary, n blocks, k candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from burnish.ops.logprobs import OutputHead
+
+BLOCK = 512
+_PASS = 1 << 20
+"""Logits taken at a time where fp32 copies are made: 4 MiB, so that they stay in a CPU's cache."""
+_NUCLEUS = 256
+"""Candidates among which the nucleus is looked for first; eight times as many if they don't hold it."""
+
+
+class Logits:
+    """(B, V) logits of one step, seen as blocks of the vocabulary."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.vocabulary = logits.shape[1]
+        padding = -self.vocabulary % BLOCK
+        padded = F.pad(logits, (0, padding), value=-torch.inf) if padding else logits
+        self.flat = padded
+        self.blocks = padded.view(padded.shape[0], -1, BLOCK)
+        self.dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        self.block_max = self.blocks.amax(-1)
+        self.max = self.block_max.amax(-1, keepdim=True).to(self.dtype)
+
+    def masses(self, temperature: float) -> Tensor:
+        """(B, n) sum over each block of exp((z - max) / temperature), fp32."""
+        rows = max(1, _PASS // self.flat.shape[1])
+        sums = []
+        for start in range(0, self.flat.shape[0], rows):
+            part = slice(start, start + rows)
+            weights = self.blocks[part].to(self.dtype, copy=True).sub_(self.max[part].unsqueeze(-1))
+            if temperature != 1.0:
+                weights.div_(temperature)
+            sums.append(weights.exp_().sum(-1))
+        return torch.cat(sums)
+
+    def block_weights(self, block: Tensor, temperature: float) -> Tensor:
+        """(B, 512) exp((z - max) / temperature) of one block a row; `block` (B,)."""
+        rows = torch.arange(block.shape[0], device=block.device)
+        return ((self.blocks[rows, block].to(self.dtype) - self.max) / temperature).exp_()
+
+    def top(self, k: int) -> tuple[Tensor, Tensor]:
+        """(B, k) highest logits, highest first, and their tokens."""
+        values, ids = self.flat.topk(k, dim=-1)
+        return values.to(self.dtype), ids
+
+    def argmax(self) -> Tensor:
+        """(B,) the most probable token."""
+        block = self.block_max.argmax(-1)
+        rows = torch.arange(block.shape[0], device=block.device)
+        return block * BLOCK + self.blocks[rows, block].argmax(-1)
+
+
+def draw(
+    logits: Logits,
+    uniforms: Tensor,
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    masses: Tensor | None = None,
+) -> Tensor:
+    """One token a row.
+
+    Args:
+        logits: of B rows.
+        uniforms: (B,) float64 in [0, 1); the same number and logits give the same token, whatever the other rows.
+        temperature: logits are divided by it; 0 takes the most probable token.
+        top_k: only the k most probable tokens; 0 for all.
+        top_p: only the smallest set of most probable tokens that holds this probability (Holtzman et al. 2020,
+            arXiv:1904.09751), after temperature and top-k.
+        masses: `logits.masses(temperature)` where it is at hand.
+
+    Returns:
+        (B,) token ids.
+    """
+    if temperature == 0.0:
+        return logits.argmax()
+    if 0 < top_k < logits.vocabulary:
+        values, ids = logits.top(top_k)
+        weights = ((values - logits.max) / temperature).exp_()
+        weights = _nucleus(weights, weights.sum(-1, keepdim=True), top_p)
+        return _pick(weights, ids, uniforms)
+    if masses is None:
+        masses = logits.masses(temperature)
+    if top_p < 1.0:
+        return _draw_nucleus(logits, uniforms, masses, temperature, top_p)
+    block, within = _invert(masses, uniforms)
+    token, _ = _invert(logits.block_weights(block, temperature), within)
+    return block * BLOCK + token
+
+
+def _draw_nucleus(logits: Logits, uniforms: Tensor, masses: Tensor, temperature: float, top_p: float) -> Tensor:
+    """A draw from the nucleus of the whole vocabulary, which is sorted no further than needed."""
+    total = masses.sum(-1, keepdim=True)
+    k = min(_NUCLEUS, logits.vocabulary)
+    while True:
+        values, ids = logits.top(k)
+        weights = _nucleus(((values - logits.max) / temperature).exp_(), total, top_p)
+        if k == logits.vocabulary or not bool((weights[:, -1] > 0).any()):
+            return _pick(weights, ids, uniforms)
+        k = min(8 * k, logits.vocabulary)
+
+
+def _nucleus(weights: Tensor, total: Tensor, top_p: float) -> Tensor:
+    """Weights (B, k), highest first, with those outside the nucleus set to 0; the first is always inside."""
+    if top_p >= 1.0:
+        return weights
+    before = weights.cumsum(-1) - weights
+    inside = before < top_p * total
+    inside[:, 0] = True
+    return weights * inside
+
+
+def _pick(weights: Tensor, ids: Tensor, uniforms: Tensor) -> Tensor:
+    index, _ = _invert(weights, uniforms)
+    return ids.gather(1, index.unsqueeze(1)).squeeze(1)
+
+
+def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse transform sampling: the index (B,) that a uniform number falls on when weights (B, k) are laid end to
+    end, and how far into it the number falls, again uniform in [0, 1)."""
+    edges = weights.double().cumsum(-1)
+    point = (uniforms * edges[:, -1]).unsqueeze(1)
+    index = torch.searchsorted(edges, point, right=True)
+    # Rounding may put the point on the last edge: the last index that has weight is the first to reach it.
+    index = torch.minimum(index, (edges < edges[:, -1:]).sum(-1, keepdim=True))
+    share = weights.double().gather(1, index)
+    start = edges.gather(1, index) - share
+    within = ((point - start) / share).clamp_(0.0, 1.0 - 2.0**-53)
+    return index.squeeze(1), within.squeeze(1)
+
+
+def log_probability(logits: Logits, masses: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
+    """Log-probability of one token a row under softmax(z), untruncated and at temperature 1.
+
+    The token's own logit stays out of the sum and comes in last, from `target`, as `ops.logprobs` does it: a bf16
+    logit is too coarse, and 1 - p would lose its digits.
+
+    Args:
+        logits: of B rows.
+        masses: (B, n) `logits.masses(1.0)`.
+        tokens: (B,) token ids.
+        target: (B,) their logits in fp32, from `exact_logits`.
+
+    Returns:
+        (B,) nats, fp32.
+    """
+    block = (tokens // BLOCK).unsqueeze(1)
+    beside = logits.block_weights(block.squeeze(1), 1.0).scatter(1, (tokens % BLOCK).unsqueeze(1), 0.0)
+    others = masses.scatter(1, block, 0.0).sum(-1) + beside.sum(-1)
+    log_others = others.log() + logits.max.squeeze(1)
+    return target - torch.logaddexp(log_others, target)
+
+
+def exact_logits(head: OutputHead, hidden: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (B,) of one token a row from hidden states (B, D), accumulated in fp32 (float64 for float64)."""
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    rows = head.weight[tokens].to(dtype)
+    if head.row_ids is not None and head.rows is not None:
+        where, which = (tokens.unsqueeze(1) == head.row_ids).nonzero(as_tuple=True)
+        rows[where] = head.rows[which].to(dtype)
+    logits = (hidden.to(dtype) * rows).sum(-1) * head.scale
+    if head.bias is not None:
+        logits = logits + head.bias[tokens]
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)

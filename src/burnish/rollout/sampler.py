@@ -1,0 +1,385 @@
+"""Batched sampling with a KV cache.
+
+Prompts wait in order of length, longest first. A prompt enters the batch by having all but its last token read into
+the cache, once for all of its samples; its last token is then the first to be decoded. So every row of the batch is
+in the same state, one token ahead of its cache, and one loop decodes them all. A finished row leaves at once, and
+waiting prompts come in as soon as a quarter of the rows is free.
+
+A row's randomness depends on the seed and on which sample of which prompt it is, on nothing else: the batch size and
+the other rows change nothing.
+
+Legend: n rows in use, T tokens of the longest prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from burnish.data.groups import PAD_SEGMENT, PROMPT_SEGMENT
+from burnish.errors import ConfigError, ModelError
+from burnish.models.attention import CachePlan, GroupPlan
+from burnish.models.roles import Backbone, Role
+from burnish.ops.logprobs import OutputHead
+from burnish.rollout.cache import KVCache
+from burnish.rollout.drawing import Logits, draw, exact_logits, log_probability
+
+OnToken = Callable[[int, int], None]
+"""Is told (prompt index, token) for every token as it is drawn, the stop token included."""
+Progress = Callable[[int], None]
+"""Is told how many samples are finished."""
+
+REFILL = 4
+"""New prompts come in when one row in so many is free: reading one prompt costs nearly as much as reading several."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens, padding included, that are read at a time."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are drawn.
+
+    Raises:
+        ConfigError: for a value of nonsense.
+    """
+
+    max_new_tokens: int = 128
+    """Tokens a sample at most; fewer where the model's context ends sooner."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the most probable token every time (greedy)."""
+    top_p: float = 1.0
+    """Draw from the smallest set of most probable tokens that holds this probability; 1 for all."""
+    top_k: int = 0
+    """Draw from the k most probable tokens; 0 for all. Applied before `top_p`."""
+    seed: int | None = None
+    """The same seed gives the same samples; none takes a fresh one."""
+    stop_ids: tuple[int, ...] = ()
+    """Tokens that end a sample."""
+    min_new_tokens: int = 0
+    """Stop tokens are not drawn before so many tokens."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
+        self._demand(self.max_new_tokens >= 1, "max_new_tokens", "at least 1")
+        self._demand(0.0 <= self.temperature < float("inf"), "temperature", "0 (greedy) or a positive number")
+        self._demand(0.0 < self.top_p <= 1.0, "top_p", "above 0 and at most 1")
+        self._demand(self.top_k >= 0, "top_k", "0 (all tokens) or a positive count")
+        self._demand(self.seed is None or self.seed >= 0, "seed", "0 or a positive integer, or none")
+        self._demand(all(i >= 0 for i in self.stop_ids), "stop_ids", "token ids, 0 or above")
+        self._demand(0 <= self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", "between 0 and max_new_tokens")
+
+    def _demand(self, holds: bool, name: str, wanted: str) -> None:
+        if not holds:
+            raise ConfigError(f"{name} must be {wanted} (got {getattr(self, name)!r})", where="sampling")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response.
+
+    Attributes:
+        ids: the drawn tokens, the stop token included.
+        finished: whether it ends with a stop token (if not, the limit of tokens or the model's context ended it).
+        logprobs: nats of each token under the model's own distribution, at temperature 1 and untruncated, whatever
+            the draw was from: what `response_logprobs` gives. Empty if they were not asked for.
+    """
+
+    ids: list[int]
+    finished: bool
+    logprobs: list[float]
+
+
+@torch.no_grad()
+def sample(
+    role: Role,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    *,
+    batch_size: int = 32,
+    n: int = 1,
+    logprobs: bool = True,
+    on_token: OnToken | None = None,
+    progress: Progress | None = None,
+) -> list[list[Sample]]:
+    """Sample responses.
+
+    Args:
+        role: who speaks.
+        prompts: token ids, at least one each.
+        params: how tokens are drawn.
+        batch_size: sequences decoded at a time.
+        n: samples of each prompt.
+        logprobs: whether to record the tokens' log-probs, which takes a pass over the logits of each step.
+        on_token: for streaming; with one sample a prompt only.
+        progress: for a progress bar; out of `len(prompts) * n`.
+
+    Returns:
+        For each prompt, in the order given, its n samples.
+
+    Raises:
+        ConfigError: for a batch size or n below 1, `on_token` with n above 1, or a stop id outside the vocabulary.
+        ModelError: for a prompt that is empty, has an id outside the vocabulary, or fills the model's context.
+    """
+    if batch_size < 1 or n < 1:
+        raise ConfigError(f"batch_size and n must be at least 1 (got {batch_size} and {n})", where="sampling")
+    if on_token is not None and n > 1:
+        raise ConfigError("tokens can be streamed for one sample a prompt only", where="sampling", fix="use n = 1")
+    backbone = role.backbone
+    run = Run(backbone, prompts, params, n, on_token, progress)
+    drawer = Drawer(role.head(), params, logprobs, backbone.compute_dtype)
+    head_dtype = drawer.head.weight.dtype
+    # Weights of another dtype than the computation's are cast under autocast, which keeps the casts until its
+    # outermost context ends: this one, so that it happens once and not at every token.
+    with torch.autocast(
+        backbone.device.type, dtype=backbone.compute_dtype, enabled=head_dtype != backbone.compute_dtype
+    ):
+        if backbone.layout == "rows":
+            from burnish.rollout.recurrent import sample_by_length
+
+            sample_by_length(role, run, drawer, batch_size)
+        else:
+            _Batch(role, run, drawer, batch_size).decode_all()
+    return run.samples()
+
+
+@dataclass(slots=True)
+class Row:
+    """A sequence that is being generated."""
+
+    prompt: int
+    """The prompt's index."""
+    token: int
+    """The newest token: not in the cache yet."""
+    position: int
+    """Its position."""
+    limit: int
+    """New tokens at most."""
+    uniforms: np.ndarray
+    """(limit,) what the draws are made with."""
+    result: Sample = field(default_factory=lambda: Sample([], False, []))
+
+
+class Run:
+    """What one call of `sample` is to do, and what it has done."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        n: int,
+        on_token: OnToken | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.prompts, self.params, self.n = prompts, params, n
+        self.on_token, self.progress = on_token, progress
+        self.context = backbone.context_length
+        self._check(backbone.vocabulary)
+        self.seed = secrets.randbits(63) if params.seed is None else params.seed
+        self.by_length = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        self._rows: list[list[Row]] = [[] for _ in prompts]
+        self._finished = 0
+
+    def _check(self, vocabulary: int) -> None:
+        if any(i >= vocabulary for i in self.params.stop_ids):
+            raise ConfigError(
+                f"stop_ids {self.params.stop_ids} reach beyond the model's vocabulary of {vocabulary}", where="sampling"
+            )
+        for index, prompt in enumerate(self.prompts):
+            where = f"prompt {index}"
+            if not prompt:
+                raise ModelError(
+                    "a prompt needs at least one token", where=where, fix="begin it with BOS, or give a text"
+                )
+            if len(prompt) >= self.context:
+                raise ModelError(
+                    f"a prompt of {len(prompt):,} tokens leaves no room in the model's context of {self.context:,}",
+                    where=where,
+                    fix="shorten the prompt, or use a model with a longer context",
+                )
+            if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+                raise ModelError(
+                    f"a prompt has token ids outside the model's vocabulary of {vocabulary:,}",
+                    where=where,
+                    fix="use the tokenizer that belongs to the model",
+                )
+
+    def start(self, prompt: int) -> Row:
+        """The next sample of a prompt, at the point where all but the prompt's last token has been read."""
+        ids, params = self.prompts[prompt], self.params
+        limit = min(params.max_new_tokens, self.context - len(ids))
+        which = len(self._rows[prompt])
+        greedy = params.temperature == 0.0
+        stream = np.random.default_rng(np.random.SeedSequence((self.seed, prompt, which)))
+        uniforms = np.zeros(limit) if greedy else stream.random(limit)
+        row = Row(prompt, int(ids[-1]), len(ids) - 1, limit, uniforms)
+        self._rows[prompt].append(row)
+        return row
+
+    def missing(self, prompt: int) -> int:
+        """How many samples of a prompt have not been started."""
+        return self.n - len(self._rows[prompt])
+
+    def take(self, row: Row, token: int, logprob: float | None) -> bool:
+        """Add a token to a row; whether the row is done with it."""
+        stops = token in self.params.stop_ids
+        row.result.ids.append(token)
+        if logprob is not None:
+            row.result.logprobs.append(logprob)
+        row.token, row.position = token, row.position + 1
+        if self.on_token is not None:
+            self.on_token(row.prompt, token)
+        if not stops and len(row.result.ids) < row.limit:
+            return False
+        row.result = Sample(row.result.ids, stops, row.result.logprobs)
+        self._finished += 1
+        if self.progress is not None:
+            self.progress(self._finished)
+        return True
+
+    def samples(self) -> list[list[Sample]]:
+        """The samples of each prompt."""
+        return [[row.result for row in rows] for rows in self._rows]
+
+
+class Drawer:
+    """From hidden states to tokens and their log-probs.
+
+    Args:
+        head: the output projection.
+        params: how tokens are drawn.
+        logprobs: whether their log-probs are wanted.
+        dtype: of the hidden states.
+    """
+
+    def __init__(self, head: OutputHead, params: SamplingParams, logprobs: bool, dtype: torch.dtype) -> None:
+        self.head, self.params, self.logprobs = head, params, logprobs
+        self._projection = replace(head, weight=head.weight.to(dtype))  # cast once, not at every token
+
+    def __call__(self, hidden: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float] | list[None]]:
+        """One token a row, from the (n, D) hidden states that predict them."""
+        z = self._projection.logits(hidden)
+        logits = Logits(z)
+        masses = logits.masses(1.0) if self.logprobs else None
+        early = [i for i, row in enumerate(rows) if len(row.result.ids) < self.params.min_new_tokens]
+        if early and self.params.stop_ids:
+            tokens = self._draw_without_stop(z, early, rows)
+        else:
+            tokens = self._draw(logits, rows, masses if self.params.temperature == 1.0 else None)
+        if masses is None:
+            return tokens.tolist(), [None] * len(rows)
+        target = exact_logits(self.head, hidden, tokens)
+        return tokens.tolist(), log_probability(logits, masses, tokens, target).tolist()
+
+    def _draw(self, logits: Logits, rows: Sequence[Row], masses: Tensor | None) -> Tensor:
+        numbers = [row.uniforms[len(row.result.ids)] for row in rows]
+        uniforms = torch.tensor(np.array(numbers), dtype=torch.float64, device=logits.flat.device)
+        p = self.params
+        return draw(logits, uniforms, temperature=p.temperature, top_k=p.top_k, top_p=p.top_p, masses=masses)
+
+    def _draw_without_stop(self, z: Tensor, early: list[int], rows: Sequence[Row]) -> Tensor:
+        """A draw in which the rows `early` can't stop; the log-probs are still those of the whole distribution."""
+        where = torch.tensor(early, device=z.device).unsqueeze(1)
+        stop = torch.tensor(self.params.stop_ids, device=z.device)
+        barred = z.clone()
+        barred[where, stop] = -torch.inf
+        return self._draw(Logits(barred), rows, None)
+
+
+class _Batch:
+    """The rows that are decoded together; row i of the list is row i of the cache."""
+
+    def __init__(self, role: Role, run: Run, drawer: Drawer, batch_size: int) -> None:
+        self.backbone, self.route = role.backbone, role.route()
+        self.device = role.backbone.device
+        self.run, self.drawer = run, drawer
+        self.size = min(batch_size, max(1, len(run.prompts) * run.n))
+        self.cache = KVCache(self.size)
+        self.waiting = deque(run.by_length)
+        self.rows: list[Row] = []
+
+    def decode_all(self) -> None:
+        """Decode until no prompt waits and every row is done."""
+        while self.waiting or self.rows:
+            self._refill()
+            self._decode_one()
+
+    def _refill(self) -> None:
+        """Let waiting prompts in, if enough rows are free or nothing else is to be done."""
+        free = self.size - len(self.rows)
+        if not self.waiting or (self.rows and free * REFILL < self.size):
+            return
+        entering: list[list[Row]] = []
+        while self.waiting and free:
+            prompt = self.waiting[0]
+            count = min(self.run.missing(prompt), free)
+            # A prompt enters with all of its samples, or with as many as there can ever be.
+            if count < min(self.run.missing(prompt), self.size):
+                break
+            entering.append([self.run.start(prompt) for _ in range(count)])
+            free -= count
+            if not self.run.missing(prompt):
+                self.waiting.popleft()
+        for part in self._by_tokens(entering):
+            self._read(part)
+
+    def _by_tokens(self, entering: list[list[Row]]) -> Iterator[list[list[Row]]]:
+        """Cut what enters into parts of at most PREFILL_TOKENS; longest first, so the first sets the width."""
+        start = 0
+        while start < len(entering):
+            width = max(1, entering[start][0].position)
+            stop = start + max(1, PREFILL_TOKENS // width)
+            yield entering[start:stop]
+            start = stop
+
+    def _read(self, entering: list[list[Row]]) -> None:
+        """Read prompts, all but their last tokens, into the cache, each once for all of its samples."""
+        first = len(self.rows)
+        self.rows += [row for rows in entering for row in rows]
+        lengths = [rows[0].position for rows in entering]
+        width = max(lengths)
+        if width == 0:
+            return
+        self.cache.reserve(width)
+        ids = torch.zeros(len(entering), width, dtype=torch.long)
+        segments = torch.full((len(entering), width), PAD_SEGMENT, dtype=torch.long)
+        for i, (rows, length) in enumerate(zip(entering, lengths, strict=True)):
+            ids[i, :length] = torch.tensor(self.run.prompts[rows[0].prompt][:length])
+            segments[i, :length] = PROMPT_SEGMENT
+        positions = torch.arange(width).expand(len(entering), -1)
+        of_row = torch.tensor([i for i, rows in enumerate(entering) for _ in rows], device=self.device)
+        into = torch.arange(first, len(self.rows), device=self.device)
+        ids, segments, positions = ids.to(self.device), segments.to(self.device), positions.to(self.device)
+        plan = GroupPlan(segments, positions)
+        self.backbone.step(ids, positions, plan, self.cache.filling(into, of_row), self.route)
+
+    def _decode_one(self) -> None:
+        """One more token for every row; what is done leaves."""
+        at = [row.position for row in self.rows]
+        span = max(at) + 1
+        self.cache.reserve(span)
+        positions = torch.tensor(at, device=self.device)
+        tokens = torch.tensor([row.token for row in self.rows], device=self.device)
+        slots = torch.arange(span, device=self.device)
+        in_use = torch.where(slots <= positions.unsqueeze(1), slots, -1)
+        query = positions.unsqueeze(1)
+        hidden = self.backbone.step(
+            tokens.unsqueeze(1),
+            query,
+            CachePlan(in_use, query),
+            self.cache.decoding(positions, span),
+            self.route,
+        )
+        drawn, logprobs = self.drawer(hidden[:, 0], self.rows)
+        done = [self.run.take(*taken) for taken in zip(self.rows, drawn, logprobs, strict=True)]
+        for index in reversed([i for i, is_done in enumerate(done) if is_done]):
+            last = self.rows.pop()
+            if index < len(self.rows):
+                self.cache.move(len(self.rows), index, last.position)
+                self.rows[index] = last

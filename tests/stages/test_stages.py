@@ -1,0 +1,211 @@
+"""The stages on tiny models: what they learn, what they normalise by, what they refuse and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from burnish.data.groups import PromptGroup, Response, collate
+from burnish.errors import BurnishError, ConfigError, OutputDirError, TrainingError
+from burnish.losses.sft import sft_loss
+from burnish.models.roles import Backbone, response_logprobs
+from burnish.stages import sft as sft_module
+from burnish.stages.config import DPOConfig, SFTConfig
+from burnish.stages.dpo import train_dpo
+from burnish.stages.optim import learning_rate, make_optimiser
+from burnish.stages.sft import train_sft
+from tests.models.families import tiny
+from tests.stages.toy import settings
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_sft_learns_and_leaves_an_adapter_that_loads_alone(tmp_path: Path) -> None:
+    from burnish.models.adapters import load_adapter
+    from burnish.models.loading import load_model
+
+    result = train_sft(SFTConfig.parse(settings(tmp_path, epochs=6)))
+    losses = [line["validation/loss"] for line in lines(tmp_path / "run") if "validation/loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    loaded = load_model(str(result.model), dtype=torch.float32)
+    assert loaded.source.adapter == result.model
+    assert loaded.tokenizer.chat_template, "the template travels with the adapter"
+    load_adapter(loaded.model, result.model, "sft")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    values = settings(tmp_path, epochs=1)
+    first = train_sft(SFTConfig.parse(values))
+    stamp = (first.model / "adapter_model.safetensors").stat().st_mtime_ns
+    again = train_sft(SFTConfig.parse(values))
+    assert again.already_done
+    assert again.metrics == first.metrics
+    assert (first.model / "adapter_model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_an_output_directory_with_another_run_is_refused(tmp_path: Path) -> None:
+    train_sft(SFTConfig.parse(settings(tmp_path, epochs=1)))
+    with pytest.raises(OutputDirError, match=r"another run \(learning_rate: 0.01 there, 0.02 now"):
+        train_sft(SFTConfig.parse(settings(tmp_path, epochs=1, learning_rate=0.02)))
+    with pytest.raises(OutputDirError, match="stage 'sft'"):
+        train_dpo(DPOConfig.parse(settings(tmp_path, "dpo")))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    with pytest.raises(OutputDirError, match="holds no run of burnish"):
+        train_sft(SFTConfig.parse(settings(tmp_path, out=str(tmp_path / "full"))))
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_changed_data_is_noticed_on_resume(tmp_path: Path) -> None:
+    values = settings(tmp_path, epochs=1)
+    train_sft(SFTConfig.parse(values))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "finished": False}))
+    data = Path(values["data"])
+    data.write_text(data.read_text().replace("paris", "france"))
+    with pytest.raises(OutputDirError, match="data has changed"):
+        train_sft(SFTConfig.parse(values))
+
+
+def test_gradients_of_micro_batches_add_up_to_those_of_the_whole_batch(tmp_path: Path) -> None:
+    """Accumulation is normalised by the tokens of the whole batch: however it is cut, the step is the same."""
+    results = []
+    for tokens in (16, 64, 4096):
+        values = settings(tmp_path, epochs=1, max_steps=2, micro_batch_tokens=tokens, out=str(tmp_path / str(tokens)))
+        values["lora"] = {"rank": 2}
+        train_sft(SFTConfig.parse(values))
+        results.append([line for line in lines(tmp_path / str(tokens)) if "loss" in line])
+    for line_a, line_b, line_c in zip(*results, strict=True):
+        assert line_a["loss"] == pytest.approx(line_b["loss"], rel=1e-5) == pytest.approx(line_c["loss"], rel=1e-5)
+        assert line_a["grad_norm"] == pytest.approx(line_c["grad_norm"], rel=1e-4)
+
+
+def test_normalising_per_micro_batch_would_be_another_gradient() -> None:
+    """The bug that others shipped, so that the test above is known to tell the two apart."""
+    role = Backbone(tiny("llama", dtype=torch.float64)).role()
+    groups = [PromptGroup((3, 4), (Response.full([5]),)), PromptGroup((3, 4), (Response.full([9, 8, 7, 6]),))]
+    parts = [response_logprobs(role, collate([g])).token for g in groups]
+    right = sum(sft_loss(p, 5) for p in parts)
+    wrong = sum(sft_loss(p, len(p)) for p in parts) / 2
+    assert abs(float((right - wrong).detach())) > 1e-2
+
+
+def test_dpo_starts_at_log_2_and_raises_the_margin(tmp_path: Path) -> None:
+    result = train_dpo(DPOConfig.parse(settings(tmp_path, "dpo", epochs=4, lora={"rank": 2})))
+    rows = lines(tmp_path / "run")
+    first = next(row for row in rows if row["step"] == 1 and "loss" in row)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[0]["validation/loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[0]["validation/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert result.metrics["margin"] > 0.1
+    assert result.metrics["kl"] > 0.0
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_dpo_reference_is_where_the_stage_starts(epochs: int, tmp_path: Path) -> None:
+    """From an adapter: the loss starts at log 2 only if policy and reference are both that adapter."""
+    no_dropout = {"rank": 2}
+    sft = train_sft(SFTConfig.parse(settings(tmp_path, out=str(tmp_path / "sft"), epochs=2, lora=no_dropout)))
+    train_dpo(DPOConfig.parse(settings(tmp_path, "dpo", model=str(sft.model), epochs=epochs)))
+    first = next(row for row in lines(tmp_path / "run") if row["step"] == 1 and "loss" in row)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    before, after = first["logps/chosen"], lines(tmp_path / "run")[-1]["validation/logps/chosen"]
+    assert before != after
+
+
+def test_dpo_full_fine_tuning_keeps_its_reference(tmp_path: Path) -> None:
+    result = train_dpo(DPOConfig.parse(settings(tmp_path, "dpo", tuning="full", lora={}, learning_rate=1e-3)))
+    rows = lines(tmp_path / "run")
+    assert rows[0]["validation/loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[-1]["validation/margin"] > 0
+    assert (result.model / "model.safetensors").exists()
+
+
+def test_full_fine_tuning_with_bf16_activations_learns(tmp_path: Path) -> None:
+    values = settings(tmp_path, tuning="full", lora={}, dtype="bfloat16", learning_rate=3e-3, epochs=4)
+    train_sft(SFTConfig.parse(values))
+    losses = [line["validation/loss"] for line in lines(tmp_path / "run") if "validation/loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops_names_the_examples_and_keeps_the_weights(tmp_path: Path, monkeypatch) -> None:
+    original = sft_module.sft_loss
+    calls = {"n": 0}
+
+    def poisoned(logprobs: torch.Tensor, n_tokens: int) -> torch.Tensor:
+        calls["n"] += 1
+        return original(logprobs, n_tokens) * (float("nan") if calls["n"] == 4 else 1.0)
+
+    monkeypatch.setattr(sft_module, "sft_loss", poisoned)
+    with pytest.raises(TrainingError, match="loss is nan in step") as caught:
+        train_sft(SFTConfig.parse(settings(tmp_path)))
+    assert "sft.jsonl:" in (caught.value.where or "")
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_best_weights_are_kept(tmp_path: Path) -> None:
+    """With a learning rate that ruins the model late, the kept model is of the step with the lowest loss."""
+    values = settings(tmp_path, epochs=12, learning_rate=0.5, warmup=0.9, schedule="constant", eval_every=4)
+    result = train_sft(SFTConfig.parse(values))
+    losses = {line["step"]: line["validation/loss"] for line in lines(tmp_path / "run") if "validation/loss" in line}
+    losses.pop(0)
+    best = min(losses, key=losses.__getitem__)
+    assert best != result.steps, "the test needs a run that gets worse"
+    assert result.metrics["model_of_step"] == best
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"learning_rate": 50.0}, "learning_rate"),
+        ({"lora": {"rank": 0}}, "lora.rank"),
+        ({"lora": {"rnk": 4}}, r"lora.rnk: unknown key \(did you mean 'rank'\?\)"),
+        ({"lerning_rate": 1e-4}, r"unknown key \(did you mean 'learning_rate'\?\)"),
+        ({"epochs": "many"}, "epochs"),
+        ({"validation": 1.5}, "validation"),
+    ],
+)
+def test_settings_of_nonsense_are_refused_by_name(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SFTConfig.parse(settings(tmp_path, **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_losses_and_devices_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'sigmoid'"):
+        train_dpo(DPOConfig.parse(settings(tmp_path, "dpo", loss={"name": "sigmod"})))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(BurnishError, match="device"):
+        train_sft(SFTConfig.parse(settings(tmp_path, device="abacus")))
+
+
+def test_learning_rate_by_hand() -> None:
+    config = SFTConfig.parse({"model": "m", "data": "d", "out": "o", "learning_rate": 1.0, "warmup": 0.2})
+    rates = [learning_rate(step, 10, config) for step in range(10)]
+    assert rates[:2] == [0.5, 1.0]  # two of ten steps warm up
+    assert rates[2] == 1.0
+    assert rates[6] == pytest.approx(0.5)  # half-way down the cosine
+    assert rates[9] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    linear = config.model_copy(update={"schedule": "linear"})
+    assert learning_rate(6, 10, linear) == pytest.approx(0.5)
+    constant = config.model_copy(update={"schedule": "constant"})
+    assert learning_rate(9, 10, constant) == 1.0
+
+
+def test_weight_decay_is_on_matrices_only() -> None:
+    config = SFTConfig.parse({"model": "m", "data": "d", "out": "o", "weight_decay": 0.1})
+    parameters = {
+        "a": torch.nn.Parameter(torch.zeros(2, 2)),
+        "norm": torch.nn.Parameter(torch.zeros(2)),
+        "token_rows": torch.nn.Parameter(torch.zeros(2, 2)),
+    }
+    groups = make_optimiser(parameters, config).param_groups
+    assert [(g["weight_decay"], len(g["params"])) for g in groups] == [(0.1, 1), (0.0, 2)]
