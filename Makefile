@@ -28,7 +28,7 @@ $(VENV)/.run: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "Installing burnish with its development tools ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,gguf]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
 $(VENV)/.real: $(VENV)/.dev $(VENV)/.run

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from burnish import files
 from burnish.errors import BurnishError
-from burnish.files import atomic_directory, atomic_write, remove_stale
+from burnish.files import atomic_directory, atomic_write, recover
 
 
 def test_a_directory_appears_as_a_whole(tmp_path: Path) -> None:
@@ -42,12 +43,57 @@ def test_replacing_needs_to_be_said(tmp_path: Path) -> None:
         pass
 
 
-def test_a_kill_between_the_two_renames_of_a_swap_loses_nothing(tmp_path: Path) -> None:
-    stale = tmp_path / ".writing-model.abc"
-    (stale / "old").mkdir(parents=True)
-    (stale / "old" / "x").write_text("old")
-    assert remove_stale(tmp_path, "model") == 1
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
+    """Only where names can't be exchanged in one step."""
+    aside = tmp_path / ".model~0123456789abcdef.old"
+    aside.mkdir()
+    (aside / "x").write_text("old")
+    recover(tmp_path / "model")
     assert (tmp_path / "model" / "x").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_without_exchange_the_swap_still_works_and_a_failure_puts_the_old_state_back(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    for text in ("old", "new"):
+        with atomic_directory(tmp_path / "model", replace=True) as temporary:
+            (temporary / "x").write_text(text)
+    assert (tmp_path / "model" / "x").read_text() == "new"
+    rename, calls = os.rename, []
+
+    def failing(a, b):
+        calls.append(a)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "model", replace=True) as temporary:
+        (temporary / "x").write_text("newer")
+    assert (tmp_path / "model" / "x").read_text() == "new"
+
+
+def test_writers_of_other_targets_and_living_writers_are_left_alone(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "smollm2-1.7b") as other, atomic_directory(tmp_path / "smollm2-1") as first:
+        (other / "x").write_text("other")
+        (first / "x").write_text("first")
+        with atomic_directory(tmp_path / "smollm2-1", replace=True) as second:
+            (second / "x").write_text("second")
+        assert (other / "x").exists()
+        assert (first / "x").exists()
+        (tmp_path / "smollm2-1").rename(tmp_path / "gone")
+    assert (tmp_path / "smollm2-1.7b" / "x").read_text() == "other"
+    assert (tmp_path / "smollm2-1" / "x").read_text() == "first"
+
+
+def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(BurnishError, match="exists already"), atomic_directory(tmp_path / "model"):
+        (tmp_path / "model").mkdir()
+
+
+def test_errors_that_are_not_of_the_disk_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_directory(tmp_path / "model"):
+        (tmp_path / "missing").read_text()
 
 
 def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
@@ -100,7 +146,7 @@ for i in range(10**9):
         time.sleep(0.5 + 0.05 * attempt)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        remove_stale(tmp_path, "model")
+        recover(tmp_path / "model")
         contents = {(tmp_path / "model" / name).read_text() for name in "abcde"}
         assert len(contents) == 1
         note = (tmp_path / "note").read_text()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +17,19 @@ from typing import Any
 
 from burnish.errors import BurnishError
 
-TEMPORARY_PREFIX = ".writing-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_TEMPORARY = re.compile(r"\.(.+)~[0-9a-f]{16}(\.old)?")
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
+}  # fmt: skip
 
 
 @contextmanager
 def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Fill a directory under a temporary name beside `target`; it becomes `target` when the block ends well.
 
-    Files and directories are flushed to disk before the rename. When the block raises, nothing is left behind.
+    Files and directories are flushed to disk before the rename. When the block raises, nothing is left behind; what a
+    killed writer left behind is removed by the next one.
 
     Args:
         target: the directory's final path; its parents are made.
@@ -30,44 +39,88 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
         BurnishError: when the target exists, or the disk is full or not writable (the message says which).
     """
     if target.exists() and not replace:
-        raise BurnishError("the directory exists already", where=str(target), fix="choose another one or remove it")
+        raise _exists(target)
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(target.parent, target.name)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}.", dir=target.parent))
+        recover(target)
+        temporary = target.parent / _temporary_name(target)
+        temporary.mkdir()
+        handle = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # says to `recover` that this writer is alive
     try:
         with _explained(target):
             yield temporary
-            os.chmod(temporary, 0o755)
             for path in sorted(temporary.rglob("*")):
                 _flush(path)
             _flush(temporary)
-            if target.exists():
-                _swap(temporary, target)
-            else:
-                os.rename(temporary, target)
+            _put_in_place(temporary, target, replace)
             _flush(target.parent)
     finally:
+        os.close(handle)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _swap(temporary: Path, target: Path) -> None:
-    """Put `temporary` in the place of `target`: a directory can't be renamed over one that has content."""
-    old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}.", dir=target.parent))
-    os.rename(target, old / "old")
-    os.rename(temporary, target)
-    shutil.rmtree(old, ignore_errors=True)
+def _put_in_place(temporary: Path, target: Path, replace: bool) -> None:
+    """Rename, or exchange the two names in one step; what was at `target` is then at `temporary`."""
+    if not target.exists():
+        os.rename(temporary, target)
+    elif not replace:
+        raise _exists(target)
+    elif not _exchange(temporary, target):
+        # A file system that can't exchange names: for an instant nothing stands at the target, and `recover` knows.
+        aside = temporary.with_name(temporary.name + ".old")
+        os.rename(target, aside)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_stale(parent: Path, name: str) -> int:
-    """Remove what a killed writer of `parent/name` left under a temporary name; returns how many."""
-    stale = list(parent.glob(f"{TEMPORARY_PREFIX}{name}.*"))
-    for path in stale:
-        # A kill between the two renames of a swap leaves the old state here and nothing at the target: put it back.
-        if (path / "old").is_dir() and not (parent / name).exists():
-            os.rename(path / "old", parent / name)
-        shutil.rmtree(path, ignore_errors=True)
-    return len(stale)
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two names atomically (Linux's renameat2); False where that can't be done."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or directory name is one that these functions give while they write."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def recover(target: Path) -> None:
+    """Clear up what killed writers of `target` left: put an old state back if none stands there, remove the rest.
+
+    Temporary directories of writers that are alive are left alone.
+    """
+    matches = ((path, _TEMPORARY.fullmatch(path.name)) for path in target.parent.iterdir())
+    found = [path for path, match in matches if match is not None and match[1] == target.name]
+    for path in found:
+        if path.suffix == ".old" and not target.exists():
+            os.rename(path, target)
+        elif path.is_dir():
+            if not _in_use(path):
+                shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _in_use(directory: Path) -> bool:
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def atomic_write(path: Path, text: str) -> None:
@@ -78,22 +131,29 @@ def atomic_write(path: Path, text: str) -> None:
     """
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{path.name}.", dir=path.parent)
+        temporary = path.parent / _temporary_name(path)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
             _flush(path.parent)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _temporary_name(target: Path) -> str:
+    return f".{target.name}~{secrets.token_hex(8)}"
+
+
+def _exists(target: Path) -> BurnishError:
+    return BurnishError("the directory exists already", where=str(target), fix="choose another one or remove it")
 
 
 def _flush(path: Path) -> None:
@@ -106,7 +166,7 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Turn the system's errors into messages; safetensors wraps them in an exception of its own."""
+    """Turn errors of the disk into messages; safetensors wraps them in an exception of its own."""
     try:
         yield
     except BurnishError:
@@ -124,8 +184,6 @@ def _explained(target: Path) -> Iterator[None]:
 
 def _disk_reason(error: Exception) -> str | None:
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return error.strerror if error.errno in _DISK_ERRORS else None
     text = str(error)
-    if type(error).__name__ == "SafetensorError" and ("os error" in text.lower() or "space" in text.lower()):
-        return text
-    return None
+    return text if type(error).__name__ == "SafetensorError" and "os error" in text.lower() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -145,14 +146,15 @@ def test_csv_bad_rows(tmp_path: Path) -> None:
     assert isinstance(rows[4], RawRow)
 
 
-def test_csv_fields_may_be_long_and_the_global_limit_is_put_back(tmp_path: Path) -> None:
-    import csv
-
-    before = csv.field_size_limit()
+def test_csv_fields_may_be_long_and_the_global_limit_is_put_back(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    before = csv.field_size_limit(100_000)
+    request.addfinalizer(lambda: csv.field_size_limit(before))
     (row,) = read(tmp_path / "a.csv", "prompt,completion\nq," + "x" * 300_000 + "\n")
     assert isinstance(row, RawRow)
     assert len(row.values["completion"]) == 300_000
-    assert csv.field_size_limit() == before
+    assert csv.field_size_limit() == 100_000
 
 
 @pytest.mark.parametrize(("header", "problem"), [("a,b,a\n", "a column twice: 'a'"), ('"a\n', "not valid CSV")])

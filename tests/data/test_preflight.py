@@ -85,11 +85,17 @@ TEMPLATE = ChatTemplate("test", "", "<eos>", ("role",))
 # ---- lengths ----
 
 
-def test_lengths_by_nearest_rank(words: Any) -> None:
-    """Of 1...20 and 100: the 11th is the median, the 20th (of 21; 19.95 rounded up) the 95th percentile."""
-    groups = [of_length(n, 1) for n in [*range(1, 21), 100]]
-    report, _ = check(groups, words, TEMPLATE)
-    assert (report.lengths.p50, report.lengths.p95, report.lengths.max) == (12, 21, 101)
+@pytest.mark.parametrize(
+    ("lengths", "median", "p95"),
+    [
+        (list(range(1, 21)), 10, 19),  # ranks 20 x 0.5 = 10 and 20 x 0.95 = 19
+        (list(range(1, 22)), 11, 20),  # 10.5 and 19.95, rounded up
+        ([7], 7, 7),
+    ],
+)
+def test_lengths_by_nearest_rank(words: Any, lengths: list[int], median: int, p95: int) -> None:
+    report, _ = check([of_length(n - 1, 1) if n > 1 else of_length(1) for n in reversed(lengths)], words, TEMPLATE)
+    assert (report.lengths.p50, report.lengths.p95, report.lengths.max) == (median, p95, lengths[-1])
 
 
 def test_the_context_holds_the_prompt_and_its_longest_response(words: Any) -> None:

@@ -240,6 +240,13 @@ def test_an_implicit_prompt_is_all_the_turns_in_common() -> None:
     assert as_pair(example) == PAIR
 
 
+def test_a_prompt_column_may_repeat_all_the_turns_or_the_last_ones() -> None:
+    chosen, rejected = turns("Hi", "Hello.", "Capital?", "Paris."), turns("Hi", "Hello.", "Capital?", "Rome.")
+    for prompt in ("Capital?", turns("Hi", "Hello.", "Capital?")):
+        assert len(read("preference", prompt=prompt, chosen=chosen, rejected=rejected).prompt) == 3
+    fails("preference", {"prompt": "Hi", "chosen": chosen, "rejected": rejected}, "prompt", "differs from the turns")
+
+
 def test_conversations_that_part_early_keep_their_later_turns() -> None:
     example = read("preference", chosen=turns("a", "b", "c", "d"), rejected=turns("a", "B", "c", "d"))
     assert example.prompt == (user("a"),)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tokenizers import decoders
 
 from burnish.data.chat import encode_example, resolve_template
 from burnish.data.examples import Example, Message, Origin
 from burnish.data.groups import PromptGroup, Response
 from burnish.data.preflight import Finding, Lengths, Neighbourhood, PreflightReport
 from burnish.data.show import show_examples, show_report
+from tests.data.made_tokenizers import make_spaces_as_text
 
 
 def printed(groups: list[PromptGroup], tokenizer: Any, n: int, *, colour: bool = False, encoding: str = "utf-8") -> str:
@@ -43,6 +45,16 @@ def test_marks_show_what_is_learned_without_colour(tokenizer: Any) -> None:
         "User: Italy?⏎",
         "Assistant:⟦ [bold]Rome[/bold] 🙂</s>⟧",
     ]
+
+
+def test_a_decoder_that_drops_the_first_space_shows_it_all_the_same() -> None:
+    """As Llama's does: a response decoded alone would lose the space that it begins with."""
+    tokenizer = make_spaces_as_text()
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(parts)
+    group = encode(tokenizer, ("Paris.",))
+    assert tokenizer.decode(group.responses[0].ids) == "Paris.</s>"
+    assert "Assistant:⟦ Paris.</s>⟧" in printed([group], tokenizer, 1)
 
 
 def test_a_terminal_without_unicode_gets_ascii_marks(byte_level: Any) -> None:

@@ -13,23 +13,23 @@ from burnish.data.templates import ChatTemplate
 from burnish.errors import TemplateError
 
 SYSTEM, ASK, ANSWER = Message("system", "Be brief."), Message("user", "Capital?\n"), Message("assistant", " Paris. ")
-AGAIN, LAST = Message("user", "And Italy?"), Message("assistant", "Rome.")
+AGAIN, LAST = Message("user", "And <Italié> & co?"), Message("assistant", "Rome.")
 TALK = (SYSTEM, ASK, ANSWER, AGAIN, LAST)
 
 # Written out from each family's documented format; <s> and </s> are the test tokenizers' BOS and EOS.
 WRITTEN_OUT = {
-    "plain": "<s>Be brief.\n\nUser: Capital?\nAssistant: Paris.</s>\nUser: And Italy?\nAssistant: Rome.</s>",
+    "plain": "<s>Be brief.\n\nUser: Capital?\nAssistant: Paris.</s>\nUser: And <Italié> & co?\nAssistant: Rome.</s>",
     "chatml": "<s><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nCapital?<|im_end|>\n"
-    "<|im_start|>assistant\nParis.<|im_end|>\n<|im_start|>user\nAnd Italy?<|im_end|>\n"
+    "<|im_start|>assistant\nParis.<|im_end|>\n<|im_start|>user\nAnd <Italié> & co?<|im_end|>\n"
     "<|im_start|>assistant\nRome.<|im_end|>\n",
     "gemma": "<s><start_of_turn>user\nBe brief.\n\nCapital?<end_of_turn>\n<start_of_turn>model\nParis.<end_of_turn>\n"
-    "<start_of_turn>user\nAnd Italy?<end_of_turn>\n<start_of_turn>model\nRome.<end_of_turn>\n",
+    "<start_of_turn>user\nAnd <Italié> & co?<end_of_turn>\n<start_of_turn>model\nRome.<end_of_turn>\n",
     "llama3": "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\nCapital?<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nParis.<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\nAnd Italy?<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nAnd <Italié> & co?<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nRome.<|eot_id|>",
-    "none": "<s>Be brief.Capital?\n Paris. </s>And Italy?Rome.</s>",
+    "none": "<s>Be brief.Capital?\n Paris. </s>And <Italié> & co?Rome.</s>",
 }
 OPENINGS = {
     "plain": "<s>User: Capital?\nAssistant:",

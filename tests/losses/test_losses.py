@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from burnish.losses.preference import PREFERENCE_LOSSES, PairLogps, make_loss, pair_logps
+from burnish.losses.preference import PREFERENCE_LOSSES, PairLogps, make_loss, pair_logps, preference_loss
 from burnish.losses.sft import sft_loss
 
 # One pair for every loss: log-ratios chosen +1.5 (-3 against -4.5), rejected -0.5 (-6 against -5.5), margin h = 2.
@@ -93,6 +93,12 @@ def test_what_is_asked_of_a_loss_is_checked() -> None:
         make_loss({"name": "ipo", "beta": "high"})
     with pytest.raises(ValueError, match="above 0"):
         make_loss({"name": "sigmoid", "beta": -1})
+    with pytest.raises(ValueError, match="above 0"):
+        make_loss({"name": "sigmoid", "beta": float("nan")})
+    with pytest.raises(ValueError, match="label_smoothing must lie in"):
+        make_loss({"name": "sigmoid", "label_smoothing": 0.7})
+    with pytest.raises(TypeError, match="registered already"):
+        preference_loss(paper="x")(PREFERENCE_LOSSES["ipo"].function)
     assert make_loss({"name": "ipo", "beta": 1})(pairs(**PAIR)).item() == pytest.approx(1.5**2)
 
 

@@ -128,10 +128,3 @@ def test_checkpointing_gives_the_same_gradients(family: str) -> None:
     assert a.keys() == b.keys()
     for name in a:
         assert torch.allclose(a[name], b[name], rtol=0, atol=1e-12), name
-
-
-def test_linear_attention_models_fall_back_to_a_row_a_response() -> None:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    config = MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0)
-    assert Backbone(MambaForCausalLM(config)).layout == "rows"

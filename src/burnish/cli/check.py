@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from burnish.cli.console import results
+from burnish.cli.console import messages, results
 from burnish.cli.options import parse_map
+from burnish.data.examples import Kind
+from burnish.errors import DataError
+from burnish.models.loading import resolve_model
+from burnish.stages.run import model_of
 
 
 def check(
@@ -24,7 +29,7 @@ def check(
     max_length: int | None = None,
     too_long: Literal["error", "skip"] = "error",
     trainable_tokens: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
-) -> None:
+) -> int:
     """Show examples as the model will see them (text, loss, stop token) and say whether the data is fit to train on.
 
     Parameters
@@ -54,30 +59,49 @@ def check(
     trainable_tokens
         Tokens whose embedding rows will train although the rest is frozen.
     """
+    import torch
+
     from burnish.data.chat import encode_example, resolve_template
     from burnish.data.preflight import preflight
     from burnish.data.show import show_examples, show_report
     from burnish.data.sources import load_examples
+    from burnish.models.loading import load_model
 
     columns = parse_map(map or [])
     console = results()
     chosen = _kind(data, columns, split) if kind == "auto" else kind
     loaded = load_examples(data, kind=chosen, columns=columns, on_bad_row=on_bad_row, limit=limit, split=split)
     console.print(loaded.summary(), markup=False)
-    found, source = _load(model)
+    source = resolve_model(model_of(model))
+    found = load_model(source, dtype=torch.bfloat16, echo=messages().print)
     resolved = resolve_template(found.tokenizer, template)
     console.print(f"template: {resolved.name}, stop token {resolved.stop_token!r}; model: {source}\n", markup=False)
     groups = [encode_example(resolved, found.tokenizer, e, index=i) for i, e in enumerate(loaded.examples)]
     show_examples(groups, found.tokenizer, n, console)
     console.print()
+    embeddings: Any = found.model.get_input_embeddings()
     report, _ = preflight(
         groups,
         found.tokenizer,
         resolved,
         context=min(max_length or found.context_length, found.context_length),
-        embeddings=found.model.get_input_embeddings().weight,
+        embeddings=embeddings.weight,
         trainable_tokens=trainable_tokens or (),
         too_long=too_long,
     )
     show_report(report, console)
-    report.raise_if_failed()
+    return 0 if report.ok else 1
+
+
+def _kind(data: str, columns: Mapping[str, str], split: str | None) -> Kind:
+    """The first kind of which the data holds at least one usable row."""
+    from burnish.data.sources import load_examples
+
+    kinds: tuple[Kind, ...] = ("sft", "preference", "prompt")
+    for kind in kinds:
+        try:
+            load_examples(data, kind=kind, columns=columns, on_bad_row="skip", limit=1, split=split)
+        except DataError:
+            continue
+        return kind
+    return "sft"  # reading it again as this says what is wrong

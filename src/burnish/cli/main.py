@@ -10,30 +10,32 @@ from collections.abc import Sequence
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group
-from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
+from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, UnusedCliTokensError
 
 from burnish import __version__
 from burnish.cli.console import messages, print_error
+from burnish.config import suggest
 from burnish.errors import BurnishError, ConfigError
 
 _DEBUG = "--debug"
 _BEGIN = Group("Begin here", sort_key=0)
 _TRAIN = Group("Train", sort_key=1)
 _USE = Group("Look and use", sort_key=2)
+_OPTIONS = Group("Options", sort_key=3)
 
 _COMMANDS = (
     (
         _BEGIN,
         "quickstart",
         "recipes:quickstart",
-        "The whole story on a small base model: raw, SFT, DPO, merge, report.",
+        "The whole story on a small base model, with a report.",
     ),
     (_BEGIN, "run", "recipes:run", "Run a recipe: a graph of stages; what is done is not done again."),
     (
         _BEGIN,
         "check",
         "check:check",
-        "Show what a model will really see of your data, and whether it is fit to train on.",
+        "Show what a model will really see of your data.",
     ),
     (_TRAIN, "sft", "train:sft", "Supervised fine-tuning on prompts with ideal responses."),
     (_TRAIN, "dpo", "train:dpo", "Direct preference optimisation on pairs of a better and a worse response."),
@@ -61,6 +63,8 @@ def make_app() -> App:
     )
     for order, (group, name, place, text) in enumerate(_COMMANDS):
         app.command(f"burnish.cli.{place}", name=name, help=text, group=group, sort_key=order)
+    for flag in ("--help", "--version"):
+        app[flag].group = _OPTIONS
     return app
 
 
@@ -123,6 +127,9 @@ def _usage_error(error: CycloptsError, given: Sequence[str]) -> ConfigError:
     commands = [name for _, name, _, _ in _COMMANDS]
     command = next((word for word in given if word in commands), None)
     help_command = f"burnish {command} --help" if command else "burnish --help"
+    if isinstance(error, UnknownCommandError):
+        word = error.unused_tokens[0] if error.unused_tokens else ""
+        return ConfigError(f"unknown command {word!r}{suggest(word, commands)}", fix="burnish --help lists them")
     what = str(error).strip()
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         # A flag without its value, or a required one that is not there at all.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -99,18 +99,20 @@ def _parameters(config: type[Config], prefix: str = "", heading: str | None = No
         if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
             yield from _parameters(field.annotation, f"{dotted}.", under)
             continue
-        default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
+        default: Any = inspect.Parameter.empty
+        if not field.is_required():
+            default = field.get_default(call_default_factory=True)
+        text = _help(dotted, field, default)
         kind, default = _shape(dotted, field, default)
         options = Parameter(
             name=flag(dotted),
-            help=_help(dotted, field, default),
+            help=text,
             group=_GROUPS[under],
             # What is off by default needs no flag to switch it off.
             negative=None if default is True else (),
             show_default=False,
             consume_multiple=typing.get_origin(kind) is list or None,
-            converter=_as_written if _number(kind) else None,
-            metavar=_number(kind) or ("OLD=NEW..." if dotted == "map" else None),
+            metavar=_number(field.annotation) or ("OLD=NEW..." if dotted == "map" else None),
         )
         annotation: Any = Annotated[kind, options]
         yield inspect.Parameter(
@@ -124,10 +126,13 @@ def _shape(dotted: str, field: FieldInfo, default: Any) -> tuple[Any, Any]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if dotted == "map":
         return list[str], []
+    if _number(annotation):
+        # As text: the settings' own check turns it into a number, and does not round 2.7 to 3.
+        return str | None, None
     if origin is tuple:
         return list[arguments[0]], list(default)  # type: ignore[valid-type]
     if origin is dict:
-        return dict[str, str], default
+        return dict[str, str] | None, None
     if origin in (typing.Union, types.UnionType) and set(arguments) == {float, str}:
         return float | str, default
     return annotation, default
@@ -141,21 +146,16 @@ def _number(kind: Any) -> str | None:
     return None
 
 
-def _as_written(kind: Any, tokens: Sequence[Any]) -> Any:
-    """A number as text: the settings' own check turns it into one, and does not round 2.7 to 3."""
-    return tokens[0].value
-
-
 def _help(dotted: str, field: FieldInfo, default: Any) -> str:
     text = " ".join((field.description or "").split())
     if isinstance(default, Mapping) and default:
         first = next(iter(default))
         text += f" As flags: `{flag(dotted)}.{first} {default[first]}`, and so on."
-    if default is inspect.Parameter.empty or default is None or default == []:
+    if default is inspect.Parameter.empty or default is None or default in ((), {}):
         return text
     if isinstance(default, bool):
         shown = "yes" if default else "no"
-    elif isinstance(default, list):
+    elif isinstance(default, tuple):
         shown = " ".join(map(str, default))
     elif isinstance(default, Mapping):
         shown = ", ".join(f"{key} {value}" for key, value in default.items())
@@ -167,6 +167,8 @@ def _help(dotted: str, field: FieldInfo, default: Any) -> str:
 def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in given.items():
+        if value is None:
+            continue  # what was not given takes the field's own default
         *path, last = name.split("__")
         target = values
         for part in path:

@@ -233,16 +233,16 @@ def _check_stop(
             if any(token == stop and loss and goes_on for token, loss, goes_on in pairs):
                 early.append(group)
     pad = tokenizer.pad_token
-    name, n_all = template.stop_token, len(groups)
+    name, of_all = template.stop_token, f"in {_count(len(groups), 'example')}"
     pad_is_stop = bool(pad) and tokenize(tokenizer, str(pad)) == [stop]
     findings = []
     if absent:
-        what = f"{_count(len(absent), 'response')} in {_count(n_all, 'example')} without the stop token {name!r} at the end"
+        what = f"{_count(len(absent), 'response')} {of_all} without the stop token {name!r} at the end"
         fix = "use a template that ends the assistant's turn with its stop token, or the model never stops"
         findings.append(Finding("error", what, _places(absent), fix))
     if hidden:
         why = ": pad and stop are the same token, and masking one hides the other" if pad_is_stop else ""
-        what = f"{_count(len(hidden), 'response')} in {_count(n_all, 'example')} whose stop token {name!r} carries no loss{why}"
+        what = f"{_count(len(hidden), 'response')} {of_all} whose stop token {name!r} carries no loss{why}"
         fix = (
             "make the loss mask from positions, not from token ids" if pad_is_stop else "put the stop token in the mask"
         )

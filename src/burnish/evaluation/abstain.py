@@ -24,9 +24,10 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
     no such thing, or that the question's premise is wrong: with such words ("that isn't right", "the other way
     round"), or by denying, to a question that takes it for granted, what the question says ("Marie Curie never
     walked on the Moon"). Words in quotation marks are not the speaker's own. It does not count when an answer
-    comes with it: a guess ("I think", "probably it is"), an estimate where a number is asked for, a definite
-    statement after "but" ("nobody knows the exact date, but it was 1066"), or the question's own words completed
-    with a new name or number. A correction of the premise may give the right fact."""
+    comes with it: a clause before it in the same sentence, a guess ("I think", "it is probably"), an estimate where a
+    number is asked for, a definite statement after "but" ("nobody knows the exact date, but it was 1066"), a long
+    answer that goes on after "but" ("but I can offer some tips"), or the question's own words completed with a new
+    name or number. A correction of the premise may give the right fact."""
     own = without_quotations(normalise(text))
     raw = [s for s in sentences(own) if not words_of.LEAD_IN.match(plain(s))]
     if not raw:

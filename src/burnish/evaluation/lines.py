@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from burnish.evaluation import retention as retention_rules
 from burnish.evaluation.behaviours import BEHAVIOURS
-from burnish.evaluation.intervals import Difference, Interval, Mean, Rate, paired_difference
+from burnish.evaluation.intervals import Difference, Interval, Mean, Rate, bootstrap_mean, paired_difference
+from burnish.evaluation.retention import Retention
 from burnish.evaluation.suite import Card
 
 NBSP = "\u00a0"
@@ -207,31 +208,34 @@ def _retention_lines(cards: Sequence[Card]) -> list[Line]:
             )
         )
     if kept and kept[0].prose:
-        lines += [_prose_line(cards, "token"), _prose_line(cards, "byte")]
+        lines.append(_prose_line(kept))
     return lines
 
 
-def _prose_line(cards: Sequence[Card], unit: str) -> Line:
-    kept = [card.retention for card in cards if card.retention is not None]
-    nats = [[record.nats for record in r.prose] for r in kept]
-    units = [[float(record.tokens if unit == "token" else record.bytes) for record in r.prose] for r in kept]
-    means = [r.nats_per_token if unit == "token" else r.nats_per_byte for r in kept]
+def _prose_line(kept: Sequence[Retention]) -> Line:
+    """Nats per token; per byte when the models' tokenizers cut the texts differently, for then only that compares."""
+    tokens = [[float(record.tokens) for record in retention.prose] for retention in kept]
+    same_tokens = all(counts == tokens[0] for counts in tokens)
+    unit = "token" if same_tokens else "byte"
+    nats = [[record.nats for record in retention.prose] for retention in kept]
+    units = tokens if same_tokens else [[float(r.bytes) for r in retention.prose] for retention in kept]
+    seed = kept[0].seed
+    means = [bootstrap_mean(top, weights=bottom, seed=seed) for top, bottom in zip(nats, units, strict=True)]
     changes = [
-        paired_difference(
-            nats[0], nats[i], weights=(units[0], units[i]), relative=True, higher_is_better=False, seed=kept[0].seed
-        )
-        for i in range(1, len(kept))
+        paired_difference(nats[0], top, weights=(units[0], bottom), relative=True, higher_is_better=False, seed=seed)
+        for top, bottom in zip(nats[1:], units[1:], strict=True)
     ]
+    note = "" if same_tokens else " (the models' tokenizers differ, so nats per token would not compare)"
     return Line(
         key=f"nats_per_{unit}",
         group="retention",
         title=f"nats per {unit}",
-        about="held-out prose, as raw text; lower is better",
+        about=f"held-out prose, as raw text; lower is better{note}",
         rule=retention_rules.PROSE_RULE,
         n=len(nats[0]),
         unit=f"nats per {unit}",
         higher_is_better=False,
-        cells=tuple(_mean_cell(mean, 2 if unit == "token" else 3) for mean in means if mean is not None),
+        cells=tuple(_mean_cell(mean, 2 if same_tokens else 3) for mean in means),
         changes=(None, *(_change(change, 100, "%") for change in changes)),
     )
 

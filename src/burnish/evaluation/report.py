@@ -25,6 +25,8 @@ from burnish.files import atomic_directory, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 N_TRANSCRIPTS = 10
 
@@ -146,13 +148,13 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
     parts = [f"better at {len(by_word['better'])} of {len(behaviours)} behaviours"]
     worse = by_word["worse"]
     parts.append(f"worse at {_listed(worse)}" if worse else "worse at none")
-    if by_word["can't tell"]:
-        parts.append(f"can't tell for {_listed(by_word["can't tell"])}")
+    if unsure := by_word["can't tell"]:
+        parts.append(f"can't tell for {_listed(unsure)}")
     sentence = f"Compared with {names[0]}, {names[-1]} is {', '.join(parts)}."
     kept = [
         f"{line.title} {change.text} ({change.word})"
         for line in lines
-        if line.group == "retention" and line.key != "nats_per_byte" and (change := line.changes[-1]) is not None
+        if line.group == "retention" and (change := line.changes[-1]) is not None
     ]
     return f"{sentence} General ability: {', '.join(kept)}." if kept else sentence
 
@@ -182,28 +184,16 @@ def _made(
     taken = f"{len(suite.rows)} of {suite.sources[0].n_rows} evaluation prompts"
     if suite.sample is not None and len(suite.rows) < suite.sources[0].n_rows:
         taken += f" (a fixed sample, shared evenly among the behaviours, seed {suite.seed})"
-    facts = [
+    return (
         ("made at", made_at.strftime("%Y-%m-%d %H:%M UTC")),
         ("command", command or "from Python"),
         ("prompts", taken),
-        *(("data", f"{s.name}: {s.n_rows} rows, sha256 {s.sha256[:16]}") for s in suite.sources),
+        *((f"{s.kind} from", f"{s.name}, {s.n_rows} rows, sha256 {s.sha256[:16]}") for s in suite.sources),
         ("answers", f"greedy, at most {suite.max_new_tokens} new tokens, the same prompts for every model"),
         ("intervals", "95 %: Wilson for rates, bootstrap for means, paired bootstrap for differences (10,000 draws)"),
         ("seed", str(suite.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-    ]
-    return tuple(_numbered(facts))
-
-
-def _numbered(facts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Facts with the same name get numbers, so that they can be keys."""
-    names = [name for name, _ in facts]
-    seen: dict[str, int] = {}
-    result = []
-    for name, value in facts:
-        seen[name] = seen.get(name, 0) + 1
-        result.append((f"{name} {seen[name]}" if names.count(name) > 1 else name, value))
-    return result
+    )
 
 
 def _record_dict(record: Record) -> dict[str, Any]:
@@ -225,43 +215,53 @@ def print_report(report: Report, console: Console) -> None:
 
     The first model stands in each of them, for it is what the others are compared with.
     """
+    from rich.text import Text
+
+    width = max(len(line.title) for line in report.lines) + max(len(str(line.n)) for line in report.lines) + 2
+    per_table = max(1, (console.width - width + 1) // (_CELL_WIDTH + 1) - 1)
+    others = range(1, len(report.models))
+    for start in range(0, max(1, len(others)), per_table):
+        console.print(_table(report, [0, *others[start : start + per_table]]))
+        console.print()
+    console.print(Text(report.verdict, style="bold"))
+    arrows = (
+        "" if len(report.models) == 1 else f" \u25b2 better, \u25bc worse than {report.models[0]}; no mark: can't tell."
+    )
+    console.print(Text(f"Each number with its 95 % interval; n prompts, questions or texts.{arrows}", style="dim"))
+
+
+_CELL_WIDTH = 18
+
+
+def _table(report: Report, models: Sequence[int]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    per_table = max(1, (console.width - _TITLE_WIDTH) // _MODEL_WIDTH - 1)
-    others = range(1, len(report.models))
-    chunks = [[0, *others[i : i + per_table]] for i in range(0, max(1, len(others)), per_table)]
-    for chunk in chunks:
-        table = Table(box=None, padding=(0, 1, 0, 0), collapse_padding=True, header_style="bold")
-        table.add_column("", no_wrap=True)
-        table.add_column("n", justify="right", style="dim")
-        for model in chunk:
-            table.add_column(report.models[model], overflow="fold", min_width=_MODEL_WIDTH - 1)
-        group = ""
-        for line in report.lines:
-            if line.group not in (group, "information"):
-                if group:
-                    table.add_row("")
-                group = line.group
-            style = "dim" if line.group == "information" else ""
-            table.add_row(
-                Text(line.title, style=style), str(line.n), *(Text.from_markup(_marked(line, i)) for i in chunk)
-            )
-        console.print(table)
-        console.print()
-    console.print(Text(report.verdict, style="bold"))
-    console.print(Text(_LEGEND if len(report.models) == 1 else f"{_LEGEND} {_ARROWS.format(report.models[0])}", "dim"))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("n", justify="right", style="dim", no_wrap=True)
+    for model in models:
+        table.add_column(report.models[model], overflow="fold", min_width=_CELL_WIDTH, max_width=_CELL_WIDTH)
+    group = ""
+    for line in report.lines:
+        if line.group not in (group, "information"):
+            if group:
+                table.add_row("")
+            group = line.group
+        style = "dim" if line.group == "information" else ""
+        table.add_row(Text(line.title, style), str(line.n), *(_terminal_cell(line, model) for model in models))
+    return table
 
 
-_TITLE_WIDTH = 25
-_MODEL_WIDTH = 18
-_LEGEND = "Each number with its 95 % interval; n prompts, questions or texts."
-_ARROWS = "\u25b2 better, \u25bc worse than {}; no mark: can't tell."
+def _terminal_cell(line: Line, model: int) -> Text:
+    """A number, its interval, and a mark where the change from the first model is sure, each in its place."""
+    from rich.text import Text
 
-
-def _marked(line: Line, model: int) -> str:
-    """One cell for the terminal: number, interval, and a mark where the change from the first model is sure."""
     cell, change = line.cells[model], line.changes[model]
-    marks = {"better": " [green]\u25b2[/]", "worse": " [red]\u25bc[/]"}
-    mark = marks.get(change.word, "") if change is not None and line.group != "information" else ""
-    return f"{cell.text} [dim]{cell.interval}[/]{mark}"
+    text = Text.assemble(f"{cell.text:>5} ", (f"{cell.interval:<11}", "dim"))
+    if change is not None and line.group != "information" and change.word in _MARKS:
+        text.append(*_MARKS[change.word])
+    return text
+
+
+_MARKS = {"better": ("\u25b2", "green"), "worse": ("\u25bc", "red")}

@@ -64,8 +64,9 @@ class Prose:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows came from: as the user named it, with the file's sha256 and its number of rows."""
+    """Where rows came from: what they are, the name that the user gave, the file's sha256 and its number of rows."""
 
+    kind: str
     name: str
     sha256: str
     n_rows: int
@@ -80,17 +81,17 @@ def load_rows(data: str | Path = "starter/evaluation") -> tuple[list[EvalRow], S
     Raises:
         DataError: when the file can't be read or a row is not usable; the message has file, line and field.
     """
-    return _load(data, _eval_row)
+    return _load("prompts", data, _eval_row)
 
 
 def load_choices(data: str | Path = "starter/mcq") -> tuple[list[Choice], Source]:
     """Read multiple-choice questions. Raises DataError as `load_rows`."""
-    return _load(data, _choice)
+    return _load("multiple choice", data, _choice)
 
 
 def load_prose(data: str | Path = "starter/prose") -> tuple[list[Prose], Source]:
     """Read plain texts. Raises DataError as `load_rows`."""
-    return _load(data, _prose)
+    return _load("prose", data, _prose)
 
 
 def stratified_sample(rows: Sequence[EvalRow], n: int | None, *, seed: int = 0) -> list[EvalRow]:
@@ -125,7 +126,7 @@ def stratified_sample(rows: Sequence[EvalRow], n: int | None, *, seed: int = 0) 
     return [row for row in rows if row.id in chosen]
 
 
-def _load(data: str | Path, parse: Callable[[dict[str, Any], str, str], Row]) -> tuple[list[Row], Source]:
+def _load(kind: str, data: str | Path, parse: Callable[[dict[str, Any], str, str], Row]) -> tuple[list[Row], Source]:
     name, content = str(data), _read(data)
     rows: list[Row] = []
     seen: dict[str, int] = {}
@@ -140,7 +141,7 @@ def _load(data: str | Path, parse: Callable[[dict[str, Any], str, str], Row]) ->
         rows.append(parse(values, identity, where))
     if not rows:
         raise DataError("no rows", where=name, fix="give a JSON Lines file with at least one row")
-    return rows, Source(name, hashlib.sha256(content).hexdigest(), len(rows))
+    return rows, Source(kind, name, hashlib.sha256(content).hexdigest(), len(rows))
 
 
 def _read(data: str | Path) -> bytes:

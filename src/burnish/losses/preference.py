@@ -87,6 +87,8 @@ def preference_loss(*, paper: str, reference: bool = True) -> Callable[[PairLoss
             if not keyword or parameter.default is parameter.empty or hints[name] not in (float, int, bool, str):
                 raise TypeError(f"{function.__name__}: option {name!r} must be keyword-only, plain and have a default")
             options[name] = (hints[name], parameter.default)
+        if function.__name__ in PREFERENCE_LOSSES:
+            raise TypeError(f"a preference loss named {function.__name__!r} is registered already")
         entry = LossEntry(function.__name__, function, paper, reference, options)
         PREFERENCE_LOSSES[entry.name] = entry
         return function

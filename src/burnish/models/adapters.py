@@ -15,11 +15,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from burnish.errors import AdapterError
+from burnish.models.config import LoRAConfig
 from burnish.models.lora import (
-    LoRAConfig,
     LoRALinear,
     add_layer,
     add_token_rows,
+    check_new_name,
     find_targets,
     lora_layers,
     token_rows_of,
@@ -40,6 +41,8 @@ _NOT_UNDERSTOOD: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False, None),
     "use_bdlora": (None, False),
     "alora_invocation_tokens": (None, []),
+    # These inits (PiSSA, OLoRA, LoftQ, CorDA) change the base's weights; on the plain base the adapter is wrong.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 
 
@@ -118,6 +121,7 @@ def load_adapter(model: nn.Module, directory: Path, adapter: str) -> None:
         AdapterError: when the files are missing or unreadable, the adapter uses a feature that is not understood, or
             it does not fit the model; each message says which. The model is then as it was.
     """
+    check_new_name(model, adapter)
     values, tensors = _read(directory)
     pairs, rows = _sort_tensors(tensors, directory)
     _check_fit(model, pairs, rows, values, directory)
@@ -144,6 +148,11 @@ def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = load_file(directory / WEIGHTS_FILE)
     except Exception as error:
         raise AdapterError(f"can't read the adapter: {error}", where=str(directory)) from None
+    indices = values.get("trainable_token_indices")
+    if isinstance(indices, dict):  # PEFT also writes them by layer; only the embedding's can be meant here
+        if len(indices) > 1:
+            raise AdapterError("trainable tokens in more than one layer are not read", where=str(directory))
+        values["trainable_token_indices"] = next(iter(indices.values()), None)
     if values.get("peft_type") != "LORA":
         raise AdapterError(f"a {values.get('peft_type')} adapter; burnish reads LORA", where=str(directory))
     for field, unused in _NOT_UNDERSTOOD.items():

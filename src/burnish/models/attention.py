@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from burnish.data.groups import PAD_SEGMENT, PROMPT_SEGMENT, GroupBatch
+from burnish.errors import ModelError
 
 ATTENTION_NAME = "burnish"
 
@@ -40,6 +41,7 @@ class GroupPlan:
     def __init__(self, segment_ids: Tensor, position_ids: Tensor) -> None:
         self.segment_ids, self.position_ids = segment_ids, position_ids
         self._masks: dict[int | None, Tensor] = {}
+        self.windows_asked: set[int | None] = set()
         # One response a row and padding on the right: a real token sees all that stands before it, which is what
         # plain causal attention computes, without a mask.
         self._one_response = bool(segment_ids.max() <= 1)
@@ -51,6 +53,7 @@ class GroupPlan:
         return cls(batch.segment_ids, batch.position_ids)
 
     def mask(self, window: int | None) -> Tensor | None:
+        self.windows_asked.add(window)
         if window is not None and window >= self._span:
             window = None
         if self._one_response and window is None:
@@ -105,7 +108,7 @@ def group_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    attention_plan: AttentionPlan,
+    attention_plan: AttentionPlan | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -119,7 +122,7 @@ def group_attention(
         query: (B, H, Q, head) queries.
         key: (B, H or fewer, S, head) keys; fewer heads are shared (grouped-query attention).
         value: like `key`.
-        attention_mask: not used; the plan says who sees whom.
+        attention_mask: must be None; the plan says who sees whom.
         attention_plan: of this forward pass.
         scaling: factor of the scores, 1 / sqrt(head) if none.
         dropout: of the attention weights.
@@ -128,13 +131,22 @@ def group_attention(
 
     Returns:
         (B, Q, H, head), and None in place of the weights.
+
+    Raises:
+        ModelError: when the model asks for what the plan does not know: a mask of its own, or a way of attending that
+            is not understood. Leaving it out would be wrong in silence.
     """
+    _demand_understood(attention_mask, attention_plan, kwargs)
+    assert attention_plan is not None
     mask = attention_plan.mask(sliding_window)
     if softcap is not None or kwargs.get("s_aux") is not None:
         out = _eager(query, key, value, mask, scaling, dropout, softcap, kwargs.get("s_aux"))
     else:
         causal = mask is None and query.shape[2] > 1
         grouped = key.shape[1] != query.shape[1]
+        if grouped and mask is not None and query.is_cuda:  # with a mask, CUDA's fast kernels want whole heads
+            share = query.shape[1] // key.shape[1]
+            key, value, grouped = key.repeat_interleave(share, 1), value.repeat_interleave(share, 1), False
         out = F.scaled_dot_product_attention(
             query,
             key,
@@ -146,6 +158,26 @@ def group_attention(
             enable_gqa=grouped,
         )
     return out.transpose(1, 2).contiguous(), None
+
+
+# What models pass on to attention that changes nothing here: positions (the plan has them), outputs, cache places.
+_HARMLESS = {
+    "position_ids", "cache_position", "output_attentions", "use_cache", "is_causal", "s_aux", "position_bias",
+    "output_router_logits", "return_dict", "position_embeddings", "logits_to_keep", "head_mask",
+}  # fmt: skip
+
+
+def _demand_understood(attention_mask: Tensor | None, plan: AttentionPlan | None, extra: dict[str, Any]) -> None:
+    if plan is None:
+        raise ModelError(
+            "this model is set up for burnish's forward passes and can't be called on its own",
+            fix="load it once more with load_model for generate() and the like",
+        )
+    odd = sorted(name for name, value in extra.items() if value is not None and name not in _HARMLESS)
+    if attention_mask is not None or extra.get("position_bias") is not None:
+        odd.insert(0, "a mask of its own")
+    if odd:
+        raise ModelError(f"the model's attention asks for what the shared layout does not know: {', '.join(odd)}")
 
 
 def _eager(

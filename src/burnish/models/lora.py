@@ -44,7 +44,7 @@ class _LoRAFunction(torch.autograd.Function):
         keep: Tensor | None,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        a, b = a.to(x.dtype), b.to(x.dtype)
+        a, b = a.to(weight.dtype), b.to(weight.dtype)
         inner = (flat if keep is None else flat * keep.reshape(flat.shape)) @ a.T
         y = F.linear(flat, weight, bias)
         y.addmm_(inner, b.T, alpha=scale)
@@ -132,9 +132,17 @@ class LoRALinear(nn.Module):
         config, keep = self.configs[adapter], None
         if dropout and config.dropout > 0.0:
             keep = F.dropout(torch.ones_like(x), config.dropout)
-        out: Tensor = _LoRAFunction.apply(
-            x, self.weight, self.bias, self.lora_a[adapter], self.lora_b[adapter], config.scale, keep
-        )
+        # Under autocast a weight may be wider than its input; the product is then of the weight's width.
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = _LoRAFunction.apply(
+                x.to(self.weight.dtype),
+                self.weight,
+                self.bias,
+                self.lora_a[adapter],
+                self.lora_b[adapter],
+                config.scale,
+                keep,
+            )
         return out
 
 
@@ -145,7 +153,7 @@ class TokenRowsEmbedding(nn.Module):
         super().__init__()
         self.base = base
         self.rows = nn.ParameterDict()
-        self.ids: dict[str, Tensor] = {}
+        self.ids = nn.ParameterDict()
 
     @property
     def weight(self) -> Tensor:
@@ -157,7 +165,7 @@ class TokenRowsEmbedding(nn.Module):
         ids = torch.tensor(sorted(set(token_ids)), dtype=torch.long, device=self.weight.device)
         dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
         self.rows[adapter] = nn.Parameter(self.weight[ids].detach().to(dtype, copy=True))
-        self.ids[adapter] = ids
+        self.ids[adapter] = nn.Parameter(ids, requires_grad=False)  # follows the module to its device
 
     def remove(self, adapter: str) -> None:
         """Forget an adapter's rows."""
@@ -169,7 +177,7 @@ class TokenRowsEmbedding(nn.Module):
         start = 0
         for adapter, rows in parts:
             stop = input_ids.shape[0] if len(parts) == 1 else start + rows
-            if adapter in self.ids:
+            if adapter is not None and adapter in self.ids:
                 where, which = (input_ids[start:stop].reshape(-1, 1) == self.ids[adapter]).nonzero(as_tuple=True)
                 # Gemma's embedding layer scales what it looks up.
                 factor = getattr(self.base, "embed_scale", 1.0)
@@ -197,10 +205,15 @@ def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
         AdapterError: when a target matches nothing.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
+    decoder = model.get_decoder()  # type: ignore[operator]
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
     linear = [
         name
         for name, module in model.named_modules()
-        if (is_linear(module) or isinstance(module, LoRALinear)) and not name.endswith(".base") and module is not head
+        if (is_linear(module) or isinstance(module, LoRALinear))
+        and name.startswith(prefix)  # a vision tower beside the decoder is no target
+        and not name.endswith(".base")
+        and module is not head
     ]
     chosen: set[str] = set()
     for target in targets:
@@ -232,10 +245,7 @@ def inject(model: nn.Module, adapter: str, config: LoRAConfig, *, seed: int, tok
     Raises:
         AdapterError: for a bad or taken name, or a target that matches nothing.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
-        raise AdapterError(f"adapter name {adapter!r} may hold letters, digits, - and _ only")
-    if adapter in adapter_names(model):
-        raise AdapterError(f"the model already holds an adapter named {adapter!r}")
+    check_new_name(model, adapter)
     paths = find_targets(model, config.targets)
     if not adapter_names(model):
         model.requires_grad_(False)
@@ -244,6 +254,14 @@ def inject(model: nn.Module, adapter: str, config: LoRAConfig, *, seed: int, tok
         _lora_layer(model, path).add(adapter, config, generator)
     if token_ids:
         _token_rows(model).add(adapter, token_ids)
+
+
+def check_new_name(model: nn.Module, adapter: str) -> None:
+    """Raise AdapterError when an adapter of this name can't be added."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
+        raise AdapterError(f"adapter name {adapter!r} may hold letters, digits, - and _ only")
+    if adapter in adapter_names(model):
+        raise AdapterError(f"the model already holds an adapter named {adapter!r}")
 
 
 def add_layer(model: nn.Module, path: str, adapter: str, config: LoRAConfig, a: Tensor, b: Tensor) -> None:
@@ -324,6 +342,18 @@ def adapter_parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter
     return found
 
 
+def backbone_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The model's own parameters, without any adapter's, under the names that they have in the plain model."""
+    adapted = {id(p) for module in model.modules() if isinstance(module, LoRALinear) for p in _own(module)}
+    adapted |= {id(p) for module in model.modules() if isinstance(module, TokenRowsEmbedding) for p in _own(module)}
+    return {name.replace(".base.", "."): p for name, p in model.named_parameters() if id(p) not in adapted}
+
+
+def _own(module: LoRALinear | TokenRowsEmbedding) -> list[nn.Parameter]:
+    dicts = [module.lora_a, module.lora_b] if isinstance(module, LoRALinear) else [module.rows, module.ids]
+    return [p for d in dicts for p in d.values()]
+
+
 def remove_adapter(model: nn.Module, adapter: str) -> None:
     """Forget an adapter; the layers stay ready for others."""
     for _, layer in list(lora_layers(model, adapter)):
@@ -339,8 +369,7 @@ def copy_adapter(model: nn.Module, source: str, target: str) -> None:
     Raises:
         AdapterError: when there is no `source`, or `target` is taken.
     """
-    if target in adapter_names(model):
-        raise AdapterError(f"the model already holds an adapter named {target!r}")
+    check_new_name(model, target)
     layers = list(lora_layers(model, source))
     if not layers:
         raise AdapterError(f"the model holds no adapter named {source!r}")
@@ -355,5 +384,5 @@ def copy_adapter(model: nn.Module, source: str, target: str) -> None:
 
 def count_trainable_params(model: nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; tied ones count once. Of 7e9 a rank-8 adapter trains about 0.3 %."""
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

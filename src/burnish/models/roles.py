@@ -9,18 +9,18 @@ Legend: B rows, T tokens, N response tokens that carry loss, R responses, V voca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from burnish.data.groups import GroupBatch, Layout
+from burnish.data.groups import GroupBatch, Layout, PromptGroup, Response, collate
 from burnish.errors import ModelError
 from burnish.models.attention import ATTENTION_NAME, AttentionPlan, GroupPlan, register_attention
-from burnish.models.lora import adapter_names, adapter_parameters, token_rows_of
+from burnish.models.lora import adapter_names, adapter_parameters, backbone_parameters, token_rows_of
 from burnish.models.routing import PLAIN, Route, recompute_contexts, routed
 from burnish.ops.logprobs import OutputHead, token_logprobs
 
@@ -48,11 +48,10 @@ class Backbone:
             model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         self.decoder: nn.Module = model.base_model  # type: ignore[assignment]
         self.compute_dtype = compute_dtype or next(model.parameters()).dtype
-        self.checkpointing = checkpointing
         if checkpointing:
-            model.gradient_checkpointing_enable(  # type: ignore[operator]
-                gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": recompute_contexts}
-            )
+            _checkpoint_layers(model)
+        if self.layout == "shared":
+            self._demand_right_logprobs()
 
     @property
     def device(self) -> torch.device:
@@ -88,32 +87,80 @@ class Backbone:
 
     def _decode(self, route: Route, **inputs: Any) -> Tensor:
         inputs.setdefault("use_cache", inputs.get("past_key_values") is not None)
-        weights = next(self.model.parameters()).dtype
-        mixed = self.compute_dtype != weights
         with (
             routed(route),
-            self._checkpointed(),
-            torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=mixed),
+            torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self._mixed),
         ):
             hidden: Tensor = self.decoder(**inputs).last_hidden_state
         return hidden.to(self.compute_dtype)
 
-    @contextmanager
-    def _checkpointed(self) -> Iterator[None]:
-        """Checkpointing layers checkpoint in training mode only; dropout, which that would wake, stays off."""
-        from transformers.modeling_layers import GradientCheckpointingLayer
+    @torch.no_grad()
+    def _demand_right_logprobs(self) -> None:
+        """Compare log-probs on a short probe with those of the model's own forward; fall back to rows, or refuse.
 
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            yield
-            return
-        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-        for layer in layers:
-            layer.training = True
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.training = False
+        A model may do more between hidden states and logits than `head` knows, or attend in a way of its own that no
+        attribute tells. Two responses of a few tokens show it, before anything is trained on wrong numbers.
+        """
+        probe = PromptGroup((5, 7, 11), (Response.full((13, 17, 19)), Response.full((23, 29))))
+        expected = self._own_logprobs(probe)
+        found: list[str] = []
+        for layout in ("shared", "rows"):
+            self._use_layout(layout)
+            try:
+                got = response_logprobs(self.role(), collate([probe], layout=self.layout).to(self.device)).token
+            except Exception as error:
+                found.append(f"{layout}: {type(error).__name__}: {str(error).splitlines()[0]}")
+                continue
+            # bf16 rounds each of a few hundred steps to 2^-8, and logits of 20 to 0.06.
+            tolerance = 1e-3 if self.compute_dtype in (torch.float32, torch.float64) else 0.5
+            worst = float((got - expected).abs().max())
+            if layout == "shared" and not self._windows_are_told():
+                continue
+            if worst <= tolerance * max(1.0, float(expected.abs().max()) / 10.0):
+                return
+            found.append(f"{layout}: off by {worst:.3g} nats")
+        raise ModelError(
+            f"log-probs of this model ({self.config.model_type}) differ from its own forward ({'; '.join(found)})",
+            fix="its output or its attention has a form that burnish does not know; please report the architecture",
+        )
+
+    def _windows_are_told(self) -> bool:
+        """Whether layers with a sliding window say so to their attention; some keep it in a mask of their own."""
+        text = self.config.get_text_config()
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+        window = getattr(text, "sliding_window", None)
+        if window is None or getattr(text, "use_sliding_window", True) is False or "sliding_attention" not in kinds:
+            return True
+        batch = collate([PromptGroup((5, 7), (Response.full((11,)),))]).to(self.device)
+        plan = GroupPlan.of(batch)
+        self._decode(PLAIN, input_ids=batch.input_ids, position_ids=batch.position_ids, attention_plan=plan)
+        return plan.windows_asked != {None}
+
+    def _own_logprobs(self, probe: PromptGroup) -> Tensor:
+        """The probe's log-probs from the model's own forward, a row a response, with its own attention."""
+        attention = self.config._attn_implementation
+        self.model.set_attn_implementation(_stock_attention(self.model))  # type: ignore[operator]
+        found = []
+        for response in probe.responses:
+            ids = torch.tensor([probe.prompt + response.ids], device=self.device)
+            with torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self._mixed):
+                logits = self.model(input_ids=ids, use_cache=False).logits[0]
+            wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+            logp = torch.log_softmax(logits.to(wide), -1)
+            start = len(probe.prompt)
+            found += [logp[start + i - 1, token] for i, token in enumerate(response.ids)]
+        self.model.set_attn_implementation(attention)  # type: ignore[operator]
+        return torch.stack(found)
+
+    def _use_layout(self, layout: Layout) -> None:
+        self.layout = layout
+        name = ATTENTION_NAME if layout == "shared" else _stock_attention(self.model)
+        self.model.set_attn_implementation(name)  # type: ignore[operator]
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether weights and activations differ in dtype, and the forward runs under autocast."""
+        return self.compute_dtype != next(self.model.parameters()).dtype
 
     def head(self, adapter: str | None = None) -> OutputHead:
         """The output projection, with an adapter's own rows in it where the embeddings are tied."""
@@ -159,7 +206,7 @@ class Role:
         """What trains when this role trains: the adapter's parameters, or all of a model that plays without one."""
         if self.adapter is not None:
             return adapter_parameters(self.backbone.model, self.adapter)
-        return dict(self.backbone.model.named_parameters())
+        return backbone_parameters(self.backbone.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +254,32 @@ def predicting_hidden(role: Role, batch: GroupBatch, *, dropout: bool = False) -
     """(N, D) hidden states of the positions that predict a response token, in the batch's order."""
     hidden = role.backbone.hidden_states(batch, role.route(dropout=dropout))
     return hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predictors)
+
+
+def _stock_attention(model: nn.Module) -> str:
+    """The attention of transformers that a model runs with when burnish's does not hold it."""
+    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+
+
+def _checkpoint_layers(model: nn.Module) -> None:
+    """Let each decoder layer keep its input only and compute the rest again in backward, on the same route.
+
+    transformers' own switch works in training mode only, which would wake the backbone's dropout.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = _checkpointed(layer.forward)
+
+
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=recompute_contexts, **kwargs)
+
+    return wrapped
 
 
 def supports_shared_layout(model: nn.Module) -> bool:

@@ -37,12 +37,16 @@ class ReportConfig(Config):
     """`{name: model}`: `model` (the raw one), a stage of the recipe, or any other model."""
     out: Path
     """Where report.html and report.json go."""
+    prompts: str = "starter/evaluation"
+    """The evaluation prompts: a JSON Lines file, or `starter/evaluation`."""
     sample: int | None = Field(None, ge=1)
     """A fixed sample of so many evaluation prompts, spread over the behaviours; all of them if not given."""
     max_new_tokens: int = Field(128, ge=1)
     """The longest answer, in tokens."""
     batch_size: int = Field(32, ge=1)
     """Answers sampled at a time."""
+    seed: int = Field(0, ge=0)
+    """Of the sample and of the intervals."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the weights and the activations."""
     device: str = "auto"

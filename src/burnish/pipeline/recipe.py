@@ -216,7 +216,7 @@ class _Reader:
         if what := self._unknown_model(model, ()):
             self.problems["model"] = what
         for stage in self.stages.values():
-            self._check_inputs(stage)
+            self._check_inputs(stage, _model_makers(top))
         if not self.problems:
             self._check_cycles()
         if not self.problems:
@@ -250,7 +250,7 @@ class _Reader:
             self.problems[f"{place}.{field}"] = f"can't be set: {_CHOSEN_FOR_IT[field]}"
         config = self._config(name, kind, top)
         if kind != "report":
-            start = self._start(name, start)
+            start = self._start(name, start, top)
         if config is not None:
             self.stages[name] = Stage(name, kind, start, config)
 
@@ -261,9 +261,7 @@ class _Reader:
         if spec.trains:
             values = _with_defaults(values, top, spec)
         if kind == "report":
-            kinds = {stage: (other or {}).get("stage", stage) for stage, other in top.stages.items()}
-            trained = [stage for stage, other in kinds.items() if other in KINDS and KINDS[other].trains]
-            values.setdefault("models", {"raw": RAW, **{stage: stage for stage in trained}})
+            values.setdefault("models", {"raw": RAW, **{stage: stage for stage in _trained(top)}})
         filled = {field: "-" for field in _CHOSEN_FOR_IT if field in spec.config.model_fields}
         try:
             config = spec.config.model_validate({**values, **filled})
@@ -273,24 +271,23 @@ class _Reader:
                 inherited = first in top.defaults and first not in own
                 self.problems[f"defaults.{field}" if inherited else f"stages.{name}.{field}"] = what
             return None
-        if isinstance(config, DPOConfig) and (what := _loss_problem(config.loss)):
-            self.problems[f"stages.{name}.loss"] = what
+        if isinstance(config, DPOConfig) and (wrong := _loss_problem(config.loss)):
+            self.problems[f"stages.{name}.loss"] = wrong
         return _located(config, self.base)
 
-    def _start(self, name: str, start: Any) -> str:
-        """Where a stage starts; only the first one may leave it unsaid."""
-        if start is None and not any(stage.start is not None for stage in self.stages.values()):
+    def _start(self, name: str, start: Any, top: RecipeFile) -> str:
+        """Where a stage starts; only the first one that trains may leave it unsaid."""
+        if isinstance(start, str):
+            return start
+        if start is None and name == next(iter(_trained(top)), None):
             return RAW
-        if not isinstance(start, str):
-            known = ", ".join([RAW, *(n for n, stage in self.stages.items() if stage.start is not None)])
-            self.problems[f"stages.{name}.from"] = f"say where the stage starts: {known}"
-            return RAW
-        return start
+        known = ", ".join([RAW, *(other for other in _model_makers(top) if other != name)])
+        self.problems[f"stages.{name}.from"] = f"say where the stage starts: {known}"
+        return RAW
 
     # -- between stages --
 
-    def _check_inputs(self, stage: Stage) -> None:
-        names = [name for name, other in self.raw["stages"].items() if (other or {}).get("stage", name) != "report"]
+    def _check_inputs(self, stage: Stage, names: Sequence[str]) -> None:
         if isinstance(stage.config, ReportConfig):
             models = dict(stage.config.models)
             for label, target in models.items():
@@ -315,8 +312,7 @@ class _Reader:
     def _check_cycles(self) -> None:
         for name in self.stages:
             path = [name]
-            while (start := self.stages[path[-1]].start) in self.stages:
-                assert start is not None
+            while (start := self.stages[path[-1]].start or RAW) in self.stages:
                 path.append(start)
                 if start == name:
                     self.problems[f"stages.{name}.from"] = f"the stages start from each other: {' <- '.join(path)}"
@@ -341,6 +337,18 @@ class _Reader:
             return resolve_model(model_of(model)).kind == "adapter"
         config = self.stages[start].config
         return isinstance(config, TrainConfig) and config.tuning == "lora"
+
+
+def _kinds(top: RecipeFile) -> dict[str, Any]:
+    return {name: (values or {}).get("stage", name) for name, values in top.stages.items()}
+
+
+def _trained(top: RecipeFile) -> list[str]:
+    return [name for name, kind in _kinds(top).items() if kind in KINDS and KINDS[kind].trains]
+
+
+def _model_makers(top: RecipeFile) -> list[str]:
+    return [name for name, kind in _kinds(top).items() if kind != "report"]
 
 
 def _settable(spec: StageKind) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from burnish import __version__
 from burnish.errors import OutputDirError
-from burnish.files import write_json
+from burnish.files import is_temporary, write_json
 from burnish.stages.config import TrainConfig
 
 FREE_FIELDS = {"out", "trackers", "keep_checkpoints", "save_every", "device"}
@@ -58,6 +58,8 @@ class Run:
     config: TrainConfig
     record: dict[str, Any]
     _lock: TextIO
+    fresh: bool = False
+    """Whether this call began it."""
     _metrics: TextIO | None = field(default=None)
 
     @property
@@ -106,6 +108,14 @@ class Run:
         self.record.update(values)
         write_json(self.out / "run.json", self.record)
 
+    def discard_if_untouched(self) -> None:
+        """Remove what this call made when it failed before the first checkpoint: a mistyped model leaves no trace."""
+        if not self.fresh or _has_progress(self.record, self.out):
+            return
+        own = {"run.json", "metrics.jsonl", "reference"}
+        if all(path.name in own or _is_ours(path.name) for path in self.out.iterdir()):
+            shutil.rmtree(self.out, ignore_errors=True)
+
     def close(self) -> None:
         """Let go of the directory."""
         if self._metrics is not None:
@@ -121,7 +131,7 @@ def open_run(config: TrainConfig) -> Run:
     """
     out = config.out
     existing = _read_record(out)
-    if existing is None and out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
+    if existing is None and out.is_dir() and any(not _is_ours(p.name) for p in out.iterdir()):
         raise OutputDirError(
             "the output directory is not empty and holds no run of burnish",
             where=str(out),
@@ -144,10 +154,15 @@ def open_run(config: TrainConfig) -> Run:
     if existing is not None and (existing.get("stage"), existing.get("config")) != (type(config).stage, wanted):
         existing = _resumable(existing, wanted, out)
     record = existing or {"stage": type(config).stage, "config": wanted, "versions": versions(), "started": time.time()}
-    run = Run(out, type(config).stage, config, record, lock)
+    run = Run(out, type(config).stage, config, record, lock, fresh=existing is None)
     if existing is None:
         run.note()
     return run
+
+
+def _is_ours(name: str) -> bool:
+    """What a run that was killed in its first moment may leave."""
+    return name == ".lock" or is_temporary(name)
 
 
 def model_of(name: str) -> str:

@@ -87,6 +87,9 @@ def stage_run(config: TrainConfig) -> Iterator[Run]:
         np.random.seed(config.seed)
         torch.manual_seed(config.seed)
         yield run
+    except BaseException:
+        run.discard_if_untouched()
+        raise
     finally:
         run.close()
 
