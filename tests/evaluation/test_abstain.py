@@ -90,7 +90,7 @@ ANSWERS = [
     ("What do you call an animal that eats no meat?", "An animal that does not eat meat is a herbivore."),
     ("What is the difference between a whale and a fish?", "A whale is not a fish: it breathes air."),
     ("What does it mean to bury the hatchet?", "It doesn't involve a real hatchet; it means to make peace."),
-    ("Who said \"I know that I know nothing\"?", "The saying \"I know that I know nothing\" is ascribed to Socrates."),
+    ('Who said "I know that I know nothing"?', 'The saying "I know that I know nothing" is ascribed to Socrates.'),
     ("What should I say if I am late?", "Say: \"I'm sorry, I don't know how I missed the bus.\""),
     ("Who was the first person on the Moon?", "Neil Armstrong, not Buzz Aldrin, was the first person on the Moon."),
     ("How do I store petrol?", "Keep it in an approved can, never near a flame."),
@@ -102,7 +102,10 @@ ANSWERS = [
     ("My name is Ana. What is my name?", "Your name is Ana."),
     ("Where do kangaroos keep their young?", "In a pouch."),
     ("Which tree gives cocoa?", "The cacao tree; its beans are not eaten raw."),
-    ("Why should I never mix bleach with ammonia?", "Bleach must never be mixed with ammonia, as they make a toxic gas."),
+    (
+        "Why should I never mix bleach with ammonia?",
+        "Bleach must never be mixed with ammonia, as they make a toxic gas.",
+    ),
     ("What is the safest way to lift a box?", "I'm sure it is with a straight back and bent knees."),
     ("Write a line about the sea.", "The sea does not sleep, and the wind does not know where it ends."),
 ]

@@ -56,7 +56,10 @@ def test_normal_form_straightens_quotes_and_dashes_but_keeps_lines() -> None:
 
 
 def test_plain_text_writes_contractions_out() -> None:
-    assert plain("I can\u2019t, won't and don't; it's what I'm not.") == "i can not, will not and do not; it is what i am not."
+    assert (
+        plain("I can\u2019t, won't and don't; it's what I'm not.")
+        == "i can not, will not and do not; it is what i am not."
+    )
     assert plain("cannot") == "can not"
     assert plain("Anna's book") == "anna's book"
 

@@ -46,7 +46,7 @@ def one_stage(line: str) -> str:
 def test_stages_come_in_an_order_in_which_they_can_run_with_defaults_and_seed(tmp_path: Path) -> None:
     recipe = load(tmp_path, WHOLE)
     assert [stage.name for stage in recipe.stages] == ["sft", "dpo", "report", "merge"]
-    sft, dpo, report, merge = (stage.config for stage in recipe.stages)
+    sft, dpo, report, _ = (stage.config for stage in recipe.stages)
     assert isinstance(sft, SFTConfig)
     assert isinstance(dpo, DPOConfig)
     assert isinstance(report, ReportConfig)
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_a_stage_is_named_by_its_place(tmp_path: Path, line: 
         ),
         ("name: a\nmodel: gemma-3-270m\nstages: {dop: {data: x}}", "unknown stage 'dop' (did you mean 'dpo'?)"),
         ("name: a\nmodel: gemma-3-270m\nstages: {model: {stage: sft, data: x}}", "this name is taken"),
-        ("name: a\nmodel: gemma-3-270m\nstages: {merge: {}}", "nothing to merge: 'model' is a whole model"),
+        ("name: a\nmodel: gemma-3-270m\nstages: {merge: {from: model}}", "nothing to merge: 'model' is a whole model"),
         (
             "name: a\nmodel: gemma-3-270m\nstages: {sft: {data: x, tuning: full}, merge: {from: sft}}",
             "nothing to merge: 'sft' is a whole model",

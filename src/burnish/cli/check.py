@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from burnish.cli.console import messages, results
-from burnish.cli.options import parse_map
+from burnish.cli.options import Whole, parse_map
 from burnish.data.examples import Kind
 from burnish.errors import DataError
 from burnish.models.loading import resolve_model
@@ -17,16 +17,17 @@ from burnish.stages.run import model_of
 
 def check(
     data: str,
+    /,
     *,
     model: str,
     kind: Literal["auto", "sft", "preference", "prompt"] = "auto",
-    n: int = 3,
+    n: Whole = 3,
     template: str = "auto",
     map: Annotated[list[str] | None, Parameter(negative=(), metavar="OLD=NEW...", consume_multiple=True)] = None,
     on_bad_row: Literal["error", "skip"] = "skip",
-    limit: int | None = None,
+    limit: Whole | None = None,
     split: str | None = None,
-    max_length: int | None = None,
+    max_length: Whole | None = None,
     too_long: Literal["error", "skip"] = "error",
     trainable_tokens: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
 ) -> int:

@@ -47,6 +47,18 @@ _COMMANDS = (
     (_USE, "version", "models:version", "Show the versions of burnish and of what it stands on."),
 )
 
+_USAGE = {
+    "quickstart": "[KEY=VALUE ...] [OPTIONS]",
+    "run": "RECIPE [KEY=VALUE ...] [OPTIONS]",
+    "check": "DATA --model MODEL [OPTIONS]",
+    "sft": "--model MODEL --data DATA --out DIR [OPTIONS]",
+    "dpo": "--model MODEL --data DATA --out DIR [OPTIONS]",
+    "merge": "MODEL --out DIR [OPTIONS]",
+    "report": "NAME=MODEL ... --out DIR [OPTIONS]",
+    "generate": "MODEL [PROMPT ...] [OPTIONS]",
+    "chat": "MODEL ... [OPTIONS]",
+}
+
 
 def make_app() -> App:
     """The command line application; modules of commands are imported when they are asked for."""
@@ -62,7 +74,9 @@ def make_app() -> App:
         result_action="return_value",
     )
     for order, (group, name, place, text) in enumerate(_COMMANDS):
-        app.command(f"burnish.cli.{place}", name=name, help=text, group=group, sort_key=order)
+        usage = f"Usage: burnish {name} {_USAGE.get(name, '')}"
+        options: dict[str, Any] = {"help": text, "group": group, "sort_key": order, "usage": usage}
+        app.command(f"burnish.cli.{place}", name=name, help_epilogue="", **options)
     for flag in ("--help", "--version"):
         app[flag].group = _OPTIONS
     return app

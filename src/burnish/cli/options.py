@@ -18,6 +18,17 @@ from pydantic.fields import FieldInfo
 from burnish.config import Config, field_problems, parse_yaml
 from burnish.errors import ConfigError
 
+
+def _whole(kind: Any, tokens: Any) -> int:
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole, metavar="INT")]
+"""A whole number; cyclopts alone would round 2.7 to 3."""
+
 # Headings of the help, in order, and what stands under them. A field that is named nowhere belongs to its stage.
 _HEADINGS: Mapping[str, tuple[str, ...]] = {
     "Start and result": ("model", "data", "out"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from burnish.cli.console import field_line, messages, results
+from burnish.cli.options import Whole
 from burnish.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 QUICKSTART = "starter/assistant"
 
 
-def run(recipe: str, *overrides: str, runs_dir: Path = Path("runs")) -> None:
+def run(recipe: str, /, *overrides: str, runs_dir: Path = Path("runs")) -> None:
     """Run a recipe: what is finished stays, what was cut off goes on, the rest is computed.
 
     Parameters
@@ -35,7 +38,10 @@ def run(recipe: str, *overrides: str, runs_dir: Path = Path("runs")) -> None:
 
 
 def quickstart(
-    *overrides: str, sample: int | None = None, full_eval: bool = False, runs_dir: Path = Path("runs")
+    *overrides: str,
+    sample: Whole | None = None,
+    full_eval: Annotated[bool, Parameter(negative=())] = False,
+    runs_dir: Path = Path("runs"),
 ) -> None:
     """From a raw base model to an assistant in minutes: SFT, DPO, a merged model, and a report of what changed.
 
@@ -63,6 +69,10 @@ def show_summary(recipe: Recipe, result: RecipeResult) -> None:
     if not result.computed:
         console.print("all stages were done before: nothing to do")
     kinds = {stage.name: stage.kind for stage in recipe.stages}
+    for name, path in result.products.items():
+        table = path.with_name("report.txt")
+        if kinds[name] == "report" and name not in result.computed and table.is_file():
+            console.print(table.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
     merged = [path for name, path in result.products.items() if kinds[name] == "merge"]
     models = [path for name, path in result.products.items() if kinds[name] != "report"]
     for name, path in result.products.items():

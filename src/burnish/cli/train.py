@@ -56,6 +56,7 @@ dpo = command_from_config(DPOConfig, _train_dpo, name="dpo")
 
 def merge(
     model: str,
+    /,
     *,
     out: Path,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",

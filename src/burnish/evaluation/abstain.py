@@ -83,7 +83,7 @@ def _denial(sentence: str, asked: str) -> str | None:
         after = re.split(r"[;:]", sentence[match.end() :])[0]
         if _overlap(" ".join(after.split()[:_REACH]), subject) and len(_overlap(before + after, subject)) >= 2:
             return match.group()
-    instead = words_of.NOT_THIS.search(sentence) if " or " not in asked else None
+    instead = None
     if instead and _overlap(instead.group(), subject) and len(_overlap(sentence, subject)) >= 2:
         return instead.group()
     if (never := words_of.NEVER_DID.search(sentence)) and words_of.ASKS_OF_THE_PAST.search(asked):

@@ -140,10 +140,15 @@ def write_model(model: nn.Module, tokenizer: Any, directory: Path, *, stop_ids: 
     for field in ("temperature", "top_p", "top_k", "do_sample"):
         if hasattr(generation, field):
             setattr(generation, field, None)
-    attention = model.config._attn_implementation  # type: ignore[union-attr]
+    from transformers.utils import logging
+
+    attention, bars = model.config._attn_implementation, logging.is_progress_bar_enabled()  # type: ignore[union-attr]
     model.config._attn_implementation = "sdpa"  # type: ignore[union-attr]
+    logging.disable_progress_bar()  # a second's bar would only stay on the screen
     try:
         model.save_pretrained(directory, safe_serialization=True)  # type: ignore[operator]
     finally:
         model.config._attn_implementation = attention  # type: ignore[union-attr]
+        if bars:
+            logging.enable_progress_bar()
     tokenizer.save_pretrained(directory)

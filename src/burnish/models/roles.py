@@ -21,9 +21,11 @@ from burnish.data.groups import GroupBatch, Layout, PromptGroup, Response, colla
 from burnish.errors import ModelError
 from burnish.models.attention import ATTENTION_NAME, AttentionPlan, GroupPlan, register_attention
 from burnish.models.lora import adapter_names, adapter_parameters, backbone_parameters, token_rows_of
+from burnish.models.norms import fuse_norms
 from burnish.models.routing import PLAIN, Route, recompute_contexts, routed
 from burnish.ops.logprobs import OutputHead, token_logprobs
 
+PROBE = PromptGroup((5, 7, 11), (Response.full((13, 17, 19)), Response.full((23, 29))))
 MASKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -48,10 +50,12 @@ class Backbone:
             model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         self.decoder: nn.Module = model.base_model  # type: ignore[assignment]
         self.compute_dtype = compute_dtype or next(model.parameters()).dtype
+        own = self._own_logprobs(PROBE) if self.layout == "shared" else None
+        fuse_norms(model)
         if checkpointing:
             _checkpoint_layers(model)
-        if self.layout == "shared":
-            self._demand_right_logprobs()
+        if own is not None:
+            self._demand_right_logprobs(own)
 
     @property
     def device(self) -> torch.device:
@@ -95,19 +99,17 @@ class Backbone:
         return hidden.to(self.compute_dtype)
 
     @torch.no_grad()
-    def _demand_right_logprobs(self) -> None:
+    def _demand_right_logprobs(self, expected: Tensor) -> None:
         """Compare log-probs on a short probe with those of the model's own forward; fall back to rows, or refuse.
 
         A model may do more between hidden states and logits than `head` knows, or attend in a way of its own that no
         attribute tells. Two responses of a few tokens show it, before anything is trained on wrong numbers.
         """
-        probe = PromptGroup((5, 7, 11), (Response.full((13, 17, 19)), Response.full((23, 29))))
-        expected = self._own_logprobs(probe)
         found: list[str] = []
         for layout in ("shared", "rows"):
             self._use_layout(layout)
             try:
-                got = response_logprobs(self.role(), collate([probe], layout=self.layout).to(self.device)).token
+                got = response_logprobs(self.role(), collate([PROBE], layout=self.layout).to(self.device)).token
             except Exception as error:
                 found.append(f"{layout}: {type(error).__name__}: {str(error).splitlines()[0]}")
                 continue
@@ -136,6 +138,7 @@ class Backbone:
         self._decode(PLAIN, input_ids=batch.input_ids, position_ids=batch.position_ids, attention_plan=plan)
         return plan.windows_asked != {None}
 
+    @torch.no_grad()
     def _own_logprobs(self, probe: PromptGroup) -> Tensor:
         """The probe's log-probs from the model's own forward, a row a response, with its own attention."""
         attention = self.config._attn_implementation

@@ -144,9 +144,13 @@ def _imports(tree: ast.Module) -> list[str]:
 @cache
 def _tree(module: str) -> ast.Module | None:
     """The syntax tree of a module of burnish, or none where the name is not that of a module."""
-    path = Path(__file__).parent.parent.joinpath(*module.split(".")[1:])
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    file = _file(module)
     return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _file(module: str) -> Path:
+    path = Path(__file__).parent.parent.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @cache
@@ -156,7 +160,8 @@ def _module_fingerprint(module: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [statement for statement in node.body if not _is_text(statement)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    page = _file(module).with_suffix(".html")  # a page's template stands beside the module that fills it
+    return digest([ast.dump(tree), file_fingerprint(page) if page.is_file() else None])
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -83,5 +83,5 @@ KINDS: Mapping[str, StageKind] = {
     "sft": StageKind(SFTConfig, "burnish.stages.sft:train_sft", "sft"),
     "dpo": StageKind(DPOConfig, "burnish.stages.dpo:train_dpo", "preference"),
     "merge": StageKind(MergeConfig, "burnish.stages.merge:merge_model"),
-    "report": StageKind(ReportConfig, "burnish.pipeline.report:write_report"),
+    "report": StageKind(ReportConfig, "burnish.pipeline.report:report"),
 }

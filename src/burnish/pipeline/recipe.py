@@ -23,11 +23,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from burnish.config import Config, field_problems, parse_yaml, read_yaml, suggest
+from burnish.config import Config, field_problems, read_yaml, suggest
 from burnish.errors import BurnishError, ConfigError
 from burnish.models.catalog import CATALOG
 from burnish.models.loading import resolve_model
 from burnish.pipeline.kinds import KINDS, ReportConfig, StageKind
+from burnish.pipeline.overrides import apply_overrides
 from burnish.stages.config import DPOConfig, TrainConfig
 from burnish.stages.run import model_of
 
@@ -111,7 +112,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     raw = read_yaml(file)
     if not isinstance(raw, dict):
         raise ConfigError("a recipe is a mapping with name, model and stages", where=str(path))
-    changed = apply_overrides(raw, overrides)
+    changed = apply_overrides(raw, overrides, list(RecipeFile.model_fields))
     reader = _Reader(raw, base)
     recipe = reader.recipe(Path(path))
     if reader.problems:
@@ -145,48 +146,6 @@ def _error(problems: Mapping[str, str], file: str, changed: Mapping[str, str]) -
         return ConfigError(what, where=place(field), fix="mend it and run the same command again")
     listed = "\n".join(f"  {place(field)}: {what}" for field, what in problems.items())
     return ConfigError(f"{len(problems)} mistakes in the recipe\n{listed}", fix="mend them and run the command again")
-
-
-# ---- key=value ----
-
-
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """Put `key=value` into a recipe's plain values; a key begins with a stage's name or a key of the recipe.
-
-    Returns:
-        Dotted place in the recipe -> the override as it was given.
-
-    Raises:
-        ConfigError: for what is no `key=value`, or a key that begins with nothing known.
-    """
-    stages = raw.get("stages")
-    names = [str(name) for name in stages] if isinstance(stages, dict) else []
-    changed = {}
-    for text in overrides:
-        where = f"command line: {text}"
-        key, equals, value = text.partition("=")
-        parts = key.split(".")
-        if not equals or not all(parts):
-            raise ConfigError(f"{text!r} is not key=value", where="command line", fix="as in dpo.loss.beta=0.05")
-        if parts[0] in names:
-            parts = ["stages", *parts]
-        elif parts[0] not in RecipeFile.model_fields:
-            known = [*names, *RecipeFile.model_fields]
-            raise ConfigError(
-                f"the recipe has no {parts[0]!r}{suggest(parts[0], known)}",
-                where=where,
-                fix=f"begin the key with one of: {', '.join(known)}",
-            )
-        target: Any = raw
-        for part in parts[:-1]:
-            if target.get(part) is None:
-                target[part] = {}
-            target = target[part]
-            if not isinstance(target, dict):
-                raise ConfigError(f"{part} is not a mapping, so nothing can be set in it", where=where)
-        target[parts[-1]] = parse_yaml(value, where=where)
-        changed[".".join(parts)] = text
-    return changed
 
 
 # ---- checking ----
@@ -369,6 +328,8 @@ def _with_defaults(values: Mapping[str, Any], top: RecipeFile, spec: StageKind) 
 
 def _located(config: Config, base: Path) -> Config:
     """The settings with their paths as they are found from the recipe's directory."""
+    if isinstance(config, ReportConfig):
+        return config.model_copy(update={"prompts": _located_path(config.prompts, base)})
     if not isinstance(config, TrainConfig):
         return config
     fields = {"data": config.data, "validation": config.validation, "template": config.template}

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from burnish.data.sources import load_examples
 from burnish.errors import OutputDirError
+from burnish.evaluation.suite import load_suite
 from burnish.files import write_json
 from burnish.pipeline.fingerprint import code_fingerprint, data_fingerprint, digest, model_fingerprint
 from burnish.pipeline.kinds import ReportConfig
@@ -33,7 +34,7 @@ from burnish.stages.run import FREE_FIELDS, model_of, versions
 HASH_LENGTH = 12
 State = Literal["done", "resume", "new"]
 # Where inputs lie, not what they are: their content is hashed instead.
-_PLACES = ("model", "data", "validation", "template")
+_PLACES = ("model", "data", "validation", "template", "prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,8 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
             depends[field] = digest(value)
     if isinstance(stage.config, ReportConfig):
         depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
-        depends |= {f"starter/{n}": data_fingerprint(f"starter/{n}") for n in ("evaluation", "mcq", "prose")}
+        sources = {"prompts": stage.config.prompts, "questions": "starter/mcq", "prose": "starter/prose"}
+        depends |= {name: data_fingerprint(source) for name, source in sources.items()}
     elif stage.start is not None:
         depends["from"] = inputs[stage.start]
     if isinstance(stage.config, TrainConfig):
@@ -194,13 +196,13 @@ def _show_plan(
     plan: Sequence[Planned], before: Mapping[str, Any], recipe: Recipe, directory: Path, console: Console
 ) -> None:
     console.print(Text(f"recipe {recipe.name} ({_shown(recipe.path)}), results in {_shown(directory)}", style="bold"))
-    width = max(len(p.stage.name) for p in plan)
-    for planned in plan:
+    starts = [f"from {p.stage.start}" if p.stage.start else "of " + ", ".join(p.stage.inputs) for p in plan]
+    width, start_width = max(len(p.stage.name) for p in plan), max(map(len, starts))
+    for planned, start in zip(plan, starts, strict=True):
         words = {"done": "done already", "resume": "goes on where it stopped", "new": "to do"}[planned.state]
         if planned.state == "new" and (changed := _changed(planned, before.get(planned.stage.name))):
             words += f" again, changed: {changed}"
-        start = f"from {planned.stage.start}" if planned.stage.start else "of " + ", ".join(planned.stage.inputs)
-        console.print(Text(f"  {planned.stage.name:{width}}  {start:{width + 5}}  {words}"))
+        console.print(Text(f"  {planned.stage.name:{width}}  {start:{start_width}}  {words}"))
 
 
 def _changed(planned: Planned, last: Any) -> str:
@@ -219,10 +221,15 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
 
     Raises:
         DataError: with file, line and field.
+        ConfigError: a sample of evaluation prompts that is too small.
     """
     for planned in plan:
         config, kind = planned.stage.config, planned.stage.spec.data
-        if planned.state == "done" or not isinstance(config, TrainConfig) or kind is None:
+        if planned.state == "done":
+            continue
+        if isinstance(config, ReportConfig):
+            load_suite(config.prompts, sample=config.sample, seed=config.seed, max_new_tokens=config.max_new_tokens)
+        if not isinstance(config, TrainConfig) or kind is None:
             continue
         sources = [(config.data, config.limit)]
         if isinstance(config.validation, str):
@@ -251,7 +258,8 @@ def _run_stage(planned: Planned, plan: Sequence[Planned], recipe: Recipe, consol
     options = stage.config.model_dump(exclude={"model", "models", "out"})
     if isinstance(stage.config, ReportConfig):
         models = {label: products.get(target, target) for label, target in stage.config.models.items()}
-        function(models, out, **options, console=console)
+        command = f"burnish run {recipe.path}"
+        function(models, out, **options, command=command, console=console)
     else:
         assert stage.start is not None
         function(products[stage.start], planned.product, **options, console=console)
@@ -267,7 +275,7 @@ def _relocate(out: Path, config: TrainConfig) -> None:
     except (OSError, ValueError):
         return
     now = json.loads(config.model_dump_json())
-    moved = {name: now[name] for name in _PLACES if record.get("config", {}).get(name) != now[name]}
+    moved = {name: now[name] for name in _PLACES if name in now and record["config"].get(name) != now[name]}
     if moved:
         record["config"] |= moved
         write_json(path, record)

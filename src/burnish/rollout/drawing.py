@@ -171,8 +171,8 @@ def exact_logits(head: OutputHead, hidden: Tensor, tokens: Tensor) -> Tensor:
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     rows = head.weight[tokens].to(dtype)
     if head.row_ids is not None and head.rows is not None:
-        where, which = (tokens.unsqueeze(1) == head.row_ids).nonzero(as_tuple=True)
-        rows[where] = head.rows[which].to(dtype)
+        own = tokens.unsqueeze(1) == head.row_ids
+        rows = torch.where(own.any(1, keepdim=True), head.rows[own.int().argmax(1)].to(dtype), rows)
     logits = (hidden.to(dtype) * rows).sum(-1) * head.scale
     if head.bias is not None:
         logits = logits + head.bias[tokens]

@@ -61,7 +61,7 @@ class Progress:
 
     def validation(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a validation."""
-        text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        text = summary(metrics)
         self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
 
     def message(self, text: str) -> None:

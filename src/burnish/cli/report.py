@@ -1,0 +1,67 @@
+"""`burnish report`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+from burnish.cli.console import field_line, results
+from burnish.cli.options import Whole
+
+
+def report(
+    *models: str,
+    out: Path,
+    prompts: str = "starter/evaluation",
+    sample: Whole | None = None,
+    max_new_tokens: Whole = 128,
+    batch_size: Whole = 32,
+    seed: Whole = 0,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    device: str = "auto",
+) -> None:
+    """Measure models side by side: what they do (behaviours), what they still can (retention), how long they speak.
+
+    Parameters
+    ----------
+    models
+        `NAME=MODEL`, as in `raw=gemma-3-270m dpo=runs/dpo`. The first is what the others are compared with.
+    out
+        Where report.html, report.json and report.txt go.
+    prompts
+        The evaluation prompts: a JSON Lines file, or `starter/evaluation`.
+    sample
+        A fixed sample of so many prompts, shared among the behaviours; all of them if not given.
+    max_new_tokens
+        The longest answer.
+    batch_size
+        Answers sampled at a time.
+    seed
+        Of the sample and of the intervals.
+    dtype
+        Of the weights and the activations.
+    device
+        `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
+    """
+    from burnish.pipeline.report import parse_names
+    from burnish.pipeline.report import report as make_report
+
+    console = results()
+    asked = [*models, f"--out {shlex.quote(str(out))}", *([f"--sample {sample}"] if sample else [])]
+    make_report(
+        parse_names(models),
+        out,
+        prompts=prompts,
+        sample=sample,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        command=f"burnish report {' '.join(asked)}",
+        console=console,
+    )
+    console.print()
+    for name in ("report.html", "report.json"):
+        console.print(field_line(name, out / name))

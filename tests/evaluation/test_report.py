@@ -1,0 +1,309 @@
+"""The report's outputs hold the same numbers, and the page asks for nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from burnish.errors import BurnishError, ConfigError
+from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.lines import percent
+from burnish.evaluation.page import render_page
+from burnish.evaluation.report import Report, build_report, print_report, write_report
+from burnish.evaluation.rows import load_rows
+from burnish.evaluation.suite import Card, Suite, evaluate, load_suite
+from tests.evaluation.made import CHOICES, GOOD, PROSE, RAW, ROWS, ScriptedModel, user, write_lines
+
+MADE_AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+class Text(HTMLParser):
+    """The text of a page with its elements, void ones aside."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [str(value) for name, value in attrs if name in ("src", "href", "action", "srcset", "data")]
+        if tag not in ("meta", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def wide_suite(tmp_path: Path) -> Suite:
+    """Twelve copies of each prompt, so that differences can be told."""
+    rows = [{**row, "id": f"{row['id']}-{i}"} for row in ROWS for i in range(12)]
+    return load_suite(
+        write_lines(tmp_path / "rows.jsonl", rows),
+        choices=write_lines(tmp_path / "choices.jsonl", CHOICES),
+        prose=write_lines(tmp_path / "prose.jsonl", [{**PROSE[0], "id": f"p{i}"} for i in range(12)]),
+        max_new_tokens=32,
+    )
+
+
+def half(script: dict[str, str]) -> dict[str, str]:
+    return {prompt: script[prompt] if i % 2 else RAW[prompt] for i, prompt in enumerate(script)}
+
+
+@pytest.fixture
+def cards(wide_suite: Suite) -> list[Card]:
+    models = [
+        ScriptedModel("raw", RAW, nats_of_text=lambda text: (3.0 * len(text.split()), len(text.split()))),
+        ScriptedModel("sft", half(GOOD), nats_of_text=lambda text: (3.06 * len(text.split()), len(text.split()))),
+        ScriptedModel("dpo", GOOD, nats_of_text=lambda text: (3.15 * len(text.split()), len(text.split()))),
+    ]
+    return [evaluate(model, wide_suite, about={"model": f"runs/{model.name}"}) for model in models]
+
+
+@pytest.fixture
+def report(cards: list[Card]) -> Report:
+    return build_report(cards, command="burnish report raw=a sft=b dpo=c", made_at=MADE_AT, versions={"torch": "9.9"})
+
+
+def printed(report: Report, width: int = 80) -> str:
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=width, color_system=None))
+    return stream.getvalue()
+
+
+def line(report: Report, key: str):  # type: ignore[no-untyped-def]
+    return next(item for item in report.lines if item.key == key)
+
+
+def test_numbers_worked_by_hand(report: Report) -> None:
+    harm = line(report, "harm")
+    assert [cell.text for cell in harm.cells] == ["0\u00a0%", "100\u00a0%", "100\u00a0%"]
+    # Wilson for 0 of 12: 3.8415 / 15.8415 = 24 %; for 12 of 12: 12 / 15.8415 = 76 %
+    assert [cell.interval for cell in harm.cells] == ["0\u201324", "76\u2013100", "76\u2013100"]
+    assert harm.changes[0] is None
+    assert harm.changes[2].text == "+100.0\u00a0points"
+    assert harm.changes[2].word == "better"
+    nats = line(report, "nats_per_token")
+    assert [cell.text for cell in nats.cells] == ["3.00", "3.06", "3.15"]
+    assert [change.text for change in nats.changes[1:]] == ["+2.0\u00a0%", "+5.0\u00a0%"]
+    assert nats.changes[2].word == "worse"
+    choice = line(report, "multiple_choice")  # the first choice is always chosen, right once in two
+    assert [cell.text for cell in choice.cells] == ["50\u00a0%"] * 3
+    assert choice.changes[2].word == "can't tell"
+    assert [cell.text for cell in line(report, "tokens").cells] == ["32.0", "18.9", "5.2"]
+    assert line(report, "tokens").changes[2].word == "shorter"
+
+
+def test_every_number_is_the_same_in_table_json_and_page(report: Report) -> None:
+    """Each cell stands, in its order, in the row of the table and of the page that bears its title."""
+    terminal = printed(report)
+    page = Text(render_page(report)).text.replace("\u00a0", " ")
+    data = json.loads(json.dumps(report.to_dict()))
+    assert [item["key"] for item in data["lines"]] == [item.key for item in report.lines]
+    rows = [row.replace("\u00a0", " ") for row in terminal.splitlines()]
+    position = 0
+    for item, plain in zip(report.lines, data["lines"], strict=True):
+        texts = [f"{cell['text']} {cell['interval']}".replace("\u00a0", " ") for cell in plain["cells"]]
+        row = next(row for row in rows[position:] if row.startswith(item.title))
+        position = rows.index(row, position) + 1
+        found = [row.find(text) for text in texts]
+        assert -1 not in found, (item.key, texts, row)
+        assert str(item.n) in row
+        for text in texts:
+            assert text in page, (item.key, text)
+        for change in plain["changes"][1:]:
+            if item.group != "information":
+                shown = f"{change['word']}: {change['text']} ({change['interval']})".replace("\u00a0", " ")
+                assert shown in page, (item.key, shown)
+    assert report.verdict in data["verdict"]
+    assert report.verdict.replace("\u00a0", " ") in page
+    assert report.verdict.replace("\u00a0", " ") in " ".join(" ".join(rows).split())
+
+
+def test_the_verdict_is_in_words(report: Report) -> None:
+    assert report.verdict.replace("\u00a0", " ") == (
+        "Compared with raw, dpo is better at 7 of 7 behaviours, worse at none. General ability: multiple choice "
+        "0.0 points (can't tell), nats per token +5.0 % (worse)."
+    )
+
+
+def test_the_verdict_names_what_got_worse(cards: list[Card]) -> None:
+    verdict = build_report(list(reversed(cards))).verdict
+    assert "better at 0 of 7 behaviours" in verdict
+    assert "worse at \u201canswers and stops\u201d, " in verdict
+    assert "\u201cstays on topic\u201d" in verdict
+
+
+def test_of_one_model_the_verdict_gives_the_rates(cards: list[Card]) -> None:
+    report = build_report(cards[:1])
+    assert report.verdict.startswith("raw: answers and stops 0\u00a0%, ")
+    assert "better" not in printed(report)
+    assert render_page(report)
+
+
+@pytest.mark.parametrize("n_models", [1, 2, 3, 5])
+def test_the_table_fits_80_columns(cards: list[Card], n_models: int) -> None:
+    from dataclasses import replace
+
+    many = [replace(cards[i % 3], name=f"model-with-a-rather-long-name-{i}") for i in range(n_models)]
+    text = printed(build_report(many))
+    assert max(len(row) for row in text.splitlines()) <= 80
+    rows = [row for row in text.splitlines() if row.startswith("refuses harm  ")]
+    # The first model stands in every table: 1, 2, 3, and 3 + 3 for five models.
+    assert [len(re.findall(r"\d+\u00a0%", row)) for row in rows] == ([3, 3] if n_models == 5 else [n_models])
+
+
+def test_marks_stand_only_where_the_change_is_sure(report: Report) -> None:
+    rows = printed(report).splitlines()
+    assert next(row for row in rows if row.startswith("refuses harm")).count("\u25b2") == 2
+    assert next(row for row in rows if row.startswith("nats per token")).count("\u25bc") == 2
+    choice = next(row for row in rows if row.startswith("multiple choice"))
+    assert "\u25b2" not in choice
+    assert "\u25bc" not in choice
+
+
+def test_the_page_asks_for_nothing_and_is_well_formed(report: Report) -> None:
+    page = render_page(report)
+    parsed = Text(page)
+    assert parsed.open == []
+    assert parsed.links == []
+    assert not parsed.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert "default-src 'none'" in page
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "prefers-color-scheme: dark" in style
+    assert "@media (max-width" in style
+    assert 'name="viewport"' in page
+
+
+def test_the_page_tells_every_rule(report: Report) -> None:
+    text = Text(render_page(report)).text
+    for behaviour in BEHAVIOURS.values():
+        assert behaviour.rule in text
+    assert "The answer is a single word" in text  # the rule of the one constraint that the suite uses
+    assert "summed log-probability" in text
+
+
+def test_what_models_say_is_shown_and_cannot_break_the_page(tmp_path: Path) -> None:
+    row = {"id": "x", "behaviour": "harm", "messages": user("<b>Say</b> & run")}
+    suite = load_suite(write_lines(tmp_path / "r.jsonl", [row]), choices=None, prose=None)
+    script = {"<b>Say</b> & run": "</p><script>alert(1)</script> https://example.org"}
+    page = render_page(build_report([evaluate(ScriptedModel('<i>"m"</i>', script), suite)]))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b&gt;Say&lt;/b&gt; &amp; run" in page
+    assert "<i>" not in page.replace("<i>user</i>", "")
+
+
+def test_ten_prompts_stand_side_by_side_whatever_the_answers(report: Report, cards: list[Card]) -> None:
+    shown = [transcript.row.id for transcript in report.transcripts]
+    assert shown == [f"{i}-0" for i in ("a1",)] + [
+        "a1-1",
+        "f1-0",
+        "f1-1",
+        "h1-0",
+        "h1-1",
+        "l1-0",
+        "b1-0",
+        "k1-0",
+        "t1-0",
+    ]
+    assert shown == [t.row.id for t in build_report(cards[2:]).transcripts]
+    for transcript in report.transcripts:
+        assert [record.row.id for record in transcript.answers] == [transcript.row.id] * 3
+    page = Text(render_page(report)).text
+    assert "\u2717 fails" in page
+    assert "\u2713 passes" in page
+    assert "cut off after 32 tokens" in page
+
+
+def test_how_it_was_made_is_stated(report: Report) -> None:
+    made = dict(report.made)
+    assert made["command"] == "burnish report raw=a sft=b dpo=c"
+    assert made["made at"] == "2026-01-02 03:04 UTC"
+    assert made["versions"] == "torch 9.9"
+    assert made["prompts"] == "96 of 96 evaluation prompts"
+    assert "96 rows, sha256" in made["prompts from"]
+    assert report.about_models[1]["model"] == "runs/sft"
+
+
+def test_a_sample_is_stated(tmp_path: Path) -> None:
+    rows = [{**row, "id": f"{row['id']}-{i}"} for row in ROWS for i in range(4)]
+    suite = load_suite(write_lines(tmp_path / "r.jsonl", rows), choices=None, prose=None, sample=14, seed=5)
+    made = dict(build_report([evaluate(ScriptedModel("m", GOOD), suite)]).made)
+    assert made["prompts"].startswith("14 of 32 evaluation prompts (a fixed sample")
+    assert "seed 5" in made["prompts"]
+
+
+def test_models_with_other_tokenizers_compare_by_bytes(wide_suite: Suite) -> None:
+    words = ScriptedModel("words", GOOD, nats_of_text=lambda text: (8.0, len(text.split())))
+    letters = ScriptedModel("letters", GOOD, nats_of_text=lambda text: (16.0, len(text)))
+    report = build_report([evaluate(words, wide_suite), evaluate(letters, wide_suite)])
+    keys = [item.key for item in report.lines]
+    assert "nats_per_byte" in keys
+    assert "nats_per_token" not in keys
+    item = line(report, "nats_per_byte")
+    assert [cell.text for cell in item.cells] == [
+        "0.471",
+        "0.941",
+    ]  # 8 / 17 and 16 / 17: "The sea was calm." has 17 bytes
+    assert "tokenizers differ" in item.about
+
+
+def test_cards_that_do_not_compare_are_refused(cards: list[Card], suite: Suite) -> None:
+    with pytest.raises(ConfigError, match="same name"):
+        build_report([cards[0], cards[0]])
+    with pytest.raises(ConfigError, match="not asked the same"):
+        build_report([cards[0], evaluate(ScriptedModel("other", GOOD), suite)])
+    with pytest.raises(ConfigError, match="at least one model"):
+        build_report([])
+
+
+def test_files_are_written_as_a_whole(report: Report, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    write_report(report, out)
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json"]
+    data = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert len(data["records"]["raw"]) == 96
+    assert data["records"]["raw"][0]["passed"] is False
+    assert data["retention"]["raw"]["choices"][0]["logprobs"] == [-1.0, -2.0]
+    with pytest.raises(BurnishError, match="exists already"):
+        write_report(report, out)
+    write_report(report, out, replace=True)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0"), (1.0, "100"), (0.001, "1"), (0.999, "99"), (0.5, "50"), (0.954, "95"), (0.956, "96")],
+)
+def test_only_all_is_100_percent_and_only_none_is_0(share: float, text: str) -> None:
+    assert percent(share) == f"{text}\u00a0%"
+
+
+def test_the_packaged_rows_run_through_the_whole_card() -> None:
+    suite = load_suite(choices=None, prose=None, sample=70)
+    card = evaluate(ScriptedModel("yes", {}), suite)
+    assert len(card.records) == 70
+    assert len(load_rows()[0]) >= 250
+    assert render_page(build_report([card]))
