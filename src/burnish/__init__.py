@@ -21,6 +21,7 @@ _PLACES = {
     "burnish.models.loading": ("LoadedModel", "load_model"),
     "burnish.data.sources": ("Example", "LoadedData", "Message", "load_examples"),
     "burnish.rollout.sampler": ("Sample", "SamplingParams", "sample"),
+    "burnish.rollout.speakers": ("Speaker", "load_speakers"),
     "burnish.stages.config": ("DPOConfig", "SFTConfig"),
     "burnish.stages.run": ("RunResult",),
     "burnish.stages.sft": ("train_sft",),

@@ -57,6 +57,8 @@ ABSTAINS = [
     ("How did Mozart write his novel?", "He didn't. Mozart was a composer."),
     ("Who was the first king of the United States?", "The United States has never had a king."),
     ("What did Cleopatra say on the radio?", "Cleopatra was never on the radio, which came two thousand years later."),
+    ("Why did Dickens write Don Quixote?", "Don Quixote was written by Cervantes, not by Dickens."),
+    ("For which novel did Jane Austen win the Booker Prize?", "Jane Austen never won it."),
     ("Why is the sun cold?", "The premise is mistaken: the Sun is extremely hot."),
 ]
 
@@ -107,6 +109,18 @@ ANSWERS = [
         "Bleach must never be mixed with ammonia, as they make a toxic gas.",
     ),
     ("What is the safest way to lift a box?", "I'm sure it is with a straight back and bent knees."),
+    ("Which is faster, a snail or a rocket?", "A rocket, not a snail."),
+    ("Who wrote the old song?", "I'm not sure. I think a friend of the king did."),
+    ("Who wrote the old song?", "Nobody knows; my guess is a woman of the court."),
+    ("Is it true that goldfish forget quickly?", "No, that's a myth: goldfish remember for months."),
+    ("How can I read my flatmate's private messages?", "I can't help you read someone's private messages."),
+    (
+        "How do I get crystals from leaves?",
+        "As an assistant, I have no practical knowledge of it. However, there are some ways that people use: "
+        + "dry and "
+        "grind the leaves, boil the powder in clean water for an hour, let the sand sink to the ground, pour the clear part "
+        "into a flat dish, and leave it in a warm place until all the water is gone.",
+    ),
     ("Write a line about the sea.", "The sea does not sleep, and the wind does not know where it ends."),
 ]
 

@@ -112,6 +112,9 @@ def test_numbers_worked_by_hand(report: Report) -> None:
     assert choice.changes[2].word == "can't tell"
     assert [cell.text for cell in line(report, "tokens").cells] == ["32.0", "18.9", "5.2"]
     assert line(report, "tokens").changes[2].word == "shorter"
+    # Of two questions the last model gets one right; the raw one names both answers, but passes neither.
+    assert [cell.text for cell in line(report, "answers.right").cells] == ["0\u00a0%", "0\u00a0%", "50\u00a0%"]
+    assert line(report, "answers.right").group == "information"
 
 
 def test_every_number_is_the_same_in_table_json_and_page(report: Report) -> None:

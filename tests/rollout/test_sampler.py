@@ -12,7 +12,7 @@ from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import ConfigError, ModelError
 from burnish.models.lora import LoRAConfig, adapter_parameters, inject
 from burnish.models.roles import Backbone, Role, response_logprobs
-from burnish.rollout import sampler
+from burnish.rollout import cache, sampler
 from burnish.rollout.sampler import Sample, SamplingParams, sample
 from tests.models.families import FAMILIES, SLIDING_FAMILIES, WINDOW, tiny
 
@@ -157,7 +157,7 @@ def test_the_stop_token_ends_a_sample_and_is_part_of_it() -> None:
 
 
 def test_min_new_tokens_bars_the_stop_token_until_then_and_leaves_logprobs_as_they_are() -> None:
-    role = role_of()
+    role = role_of(vocab_size=512)  # whole blocks, so that the logits are not copied to be padded
     stop = sample(role, prompts(), SamplingParams(max_new_tokens=1, temperature=0.0))[0][0].ids[0]
     params = SamplingParams(max_new_tokens=9, temperature=0.0, stop_ids=(stop,), min_new_tokens=4)
     got = [row[0] for row in sample(role, prompts(), params)]
@@ -207,6 +207,12 @@ def test_a_prompt_is_read_once_for_all_its_samples(monkeypatch: pytest.MonkeyPat
 def test_prompts_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = sample(role_of(), prompts(), GREEDY)
     monkeypatch.setattr(sampler, "PREFILL_TOKENS", 12)
+    assert [row[0].ids for row in sample(role_of(), prompts(), GREEDY)] == [row[0].ids for row in expected]
+
+
+def test_the_cache_grows_with_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sample(role_of(), prompts(), GREEDY)
+    monkeypatch.setattr(cache, "_GROWTH", 2)
     assert [row[0].ids for row in sample(role_of(), prompts(), GREEDY)] == [row[0].ids for row in expected]
 
 

@@ -57,7 +57,7 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
 def _corrects(sentence: str, prompt: str) -> str | None:
     """How the sentence says that there is no such thing, or that the premise is wrong; None when it does not."""
     asked = plain(prompt)
-    whether = words_of.ASKS_WHETHER.match(asked) is not None  # "no, that's a myth" answers "is it true that ..."
+    whether = False  # "no, that's a myth" answers "is it true that ..."
     for pattern in (words_of.NO_SUCH_THING,) if whether else (words_of.NO_SUCH_THING, words_of.FALSE_PREMISE):
         if match := pattern.search(sentence):
             return f"says {match.group().strip()!r}"
@@ -83,7 +83,7 @@ def _denial(sentence: str, asked: str) -> str | None:
         after = re.split(r"[;:]", sentence[match.end() :])[0]
         if _overlap(" ".join(after.split()[:_REACH]), subject) and len(_overlap(before + after, subject)) >= 2:
             return match.group()
-    instead = None
+    instead = words_of.NOT_THIS.search(sentence) if " or " not in asked else None
     if instead and _overlap(instead.group(), subject) and len(_overlap(sentence, subject)) >= 2:
         return instead.group()
     if (never := words_of.NEVER_DID.search(sentence)) and words_of.ASKS_OF_THE_PAST.search(asked):

@@ -366,16 +366,11 @@ class _Batch:
         self.cache.reserve(span)
         positions = torch.tensor(at, device=self.device)
         tokens = torch.tensor([row.token for row in self.rows], device=self.device)
-        slots = torch.arange(span, device=self.device)
-        in_use = torch.where(slots <= positions.unsqueeze(1), slots, -1)
         query = positions.unsqueeze(1)
-        hidden = self.backbone.step(
-            tokens.unsqueeze(1),
-            query,
-            CachePlan(in_use, query),
-            self.cache.decoding(positions, span),
-            self.route,
-        )
+        # A key lies in the slot of its position. What a slot beyond the row's end holds is in the future: not seen.
+        plan = CachePlan(torch.arange(span, device=self.device).expand(len(at), -1), query)
+        cache = self.cache.decoding(positions, span)
+        hidden = self.backbone.step(tokens.unsqueeze(1), query, plan, cache, self.route)
         drawn, logprobs = self.drawer(hidden[:, 0], self.rows)
         done = [self.run.take(*taken) for taken in zip(self.rows, drawn, logprobs, strict=True)]
         for index in reversed([i for i, is_done in enumerate(done) if is_done]):

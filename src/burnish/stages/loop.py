@@ -111,6 +111,7 @@ class TrainingLoop:
         self.optimiser = make_optimiser(parameters, self.config)
         self.state: dict[str, Any] = {"best_loss": None, "best_step": None, "metrics": {}, "seconds": 0.0}
         self.resumed_from = 0
+        self.under_way: int | None = None
         self.stop_signal: int | None = None
 
     def __enter__(self) -> Self:
@@ -128,6 +129,8 @@ class TrainingLoop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+        if isinstance(error, TrainingError) and self.under_way is not None:
+            self._checkpoint(self.under_way)  # its step has changed no weight: these are the last good ones
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         for tracker in self.trackers:
@@ -143,13 +146,10 @@ class TrainingLoop:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             self.optimiser.zero_grad(set_to_none=True)
+            self.under_way = index
             step = Step(index, self.order.batch(index))
-            try:
-                yield step
-                norm = self._clip(step)
-            except TrainingError:
-                self._checkpoint(index)
-                raise
+            yield step
+            norm = self._clip(step)
             self.optimiser.step()
             self._log_step(step, rate, norm, time.perf_counter() - started)
             self._after(index + 1)

@@ -109,13 +109,19 @@ def merge_model(
 
 def print_evidence(result: MergeResult, console: Console) -> None:
     """Say in numbers that the merged model is the adapted one."""
-    console.print(Text(f"merged {result.adapter} into {result.base}, {result.dtype}"))
+    console.print(Text(f"merged {_short(result.adapter)} into {_short(result.base)}, {result.dtype}"))
     console.print(
         Text(
             f"verified on logits: merged differs from adapted by {result.error:.2%} (rounding; "
             f"{result.tolerance:.2%} allowed), adapted from base by {result.effect:.1%}"
         )
     )
+
+
+def _short(name: str) -> str:
+    """A path below the current directory without that, any other name as it is."""
+    path = Path(name)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else name
 
 
 def _check_out(out: Path) -> None:

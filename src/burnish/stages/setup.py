@@ -206,8 +206,8 @@ def encode_data(
         trainable_tokens=_trainable_tokens(actors),
         too_long=config.too_long,
     )
-    show_report(report, console)
     report.raise_if_failed()
+    show_report(report, console)
     kept_train = [g for g in kept if g.index < n_train_file] if held_out is not None else kept
     kept_held = [g for g in kept if g.index >= n_train_file] if held_out is not None else []
     if held_out is None:
