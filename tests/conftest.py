@@ -10,7 +10,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
-
 # Tiny models gain nothing from threads, and threads that wait for each other on a busy machine cost a great deal.
 torch.set_num_threads(1)
 

@@ -117,9 +117,8 @@ ANSWERS = [
     (
         "How do I get crystals from leaves?",
         "As an assistant, I have no practical knowledge of it. However, there are some ways that people use: "
-        + "dry and "
-        "grind the leaves, boil the powder in clean water for an hour, let the sand sink to the ground, pour the clear part "
-        "into a flat dish, and leave it in a warm place until all the water is gone.",
+        "dry and grind the leaves, boil the powder in clean water for an hour, let the sand sink to the ground, pour "
+        "the clear part into a flat dish, and leave it in a warm place until all the water is gone.",
     ),
     ("Write a line about the sea.", "The sea does not sleep, and the wind does not know where it ends."),
 ]

@@ -100,3 +100,5 @@ def test_wordings_expand_classes_and_start_at_a_word() -> None:
     assert pattern.search("only here")
     assert not pattern.search("not only here")
     assert not pattern.search("a comment")
+    with pytest.raises(ValueError, match="ends with a space"):
+        wordings("<name>", name="lost ")

@@ -66,7 +66,7 @@ def test_a_report_measures_the_raw_model_and_all_trained_stages_if_not_told(tmp_
 
 def test_overrides_reach_stages_recipe_keys_and_what_was_not_there(tmp_path: Path) -> None:
     recipe = load(
-        tmp_path, WHOLE, "dpo.loss.beta=0.05", "sft.epochs=3", "seed=1", "stages.sft.max_steps=5", "report.sample=null"
+        tmp_path, WHOLE, "dpo.loss.beta=5e-2", "sft.epochs=3", "seed=1", "stages.sft.max_steps=5", "report.sample=null"
     )
     sft, dpo = recipe.stages[0].config, recipe.stages[1].config
     assert isinstance(sft, SFTConfig)

@@ -19,7 +19,7 @@ from burnish.data.groups import PromptGroup, Response, collate
 from burnish.models.lora import LoRAConfig, adapter_parameters, inject
 from burnish.models.roles import Backbone, response_logprobs
 from burnish.rollout.sampler import SamplingParams, sample
-from tests.rollout.test_sampler import SAMPLED, generated, prompts
+from tests.rollout.test_sampler import SAMPLED, generated, ids_of, prompts
 
 _COMMON = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -69,7 +69,7 @@ def test_samples_depend_on_seed_prompt_and_sample_only_and_logprobs_are_the_trai
     role = Backbone(model).role()
     wide = sample(role, prompts(LENGTHS), SAMPLED, n=3, batch_size=64)
     narrow = sample(role, prompts(LENGTHS), SAMPLED, n=3, batch_size=2)
-    assert [[s.ids for s in row] for row in wide] == [[s.ids for s in row] for row in narrow]
+    assert ids_of(wide) == ids_of(narrow)
     for prompt, row in zip(prompts(LENGTHS), wide, strict=True):
         for s in row:  # one response at a time: these models are not masked against padding on the right
             group = PromptGroup(tuple(prompt), (Response.full(s.ids),))
@@ -81,10 +81,10 @@ def test_an_adapter_is_used() -> None:
     model = model_of("mamba")
     backbone = Backbone(model)
     params = SamplingParams(max_new_tokens=10, temperature=0.0)
-    before = sample(backbone.role(), prompts(LENGTHS), params)
+    before = ids_of(sample(backbone.role(), prompts(LENGTHS), params))
     inject(model, "a", LoRAConfig(rank=2), seed=0)
     with torch.no_grad():
         for i, p in enumerate(adapter_parameters(model, "a").values()):
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype))
-    assert sample(backbone.role("a"), prompts(LENGTHS), params) != before
-    assert sample(backbone.role(), prompts(LENGTHS), params) == before
+    assert ids_of(sample(backbone.role("a"), prompts(LENGTHS), params)) != before
+    assert ids_of(sample(backbone.role(), prompts(LENGTHS), params)) == before

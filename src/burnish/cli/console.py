@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from burnish.errors import BurnishError
+from burnish.errors import BurnishError, Interrupted
 
 
 def messages() -> Console:
@@ -19,9 +19,11 @@ def results() -> Console:
 
 
 def print_error(error: BurnishError, console: Console) -> None:
-    """One message: what is wrong, where, and what to do."""
-    text = Text("error: ", style="bold red", overflow="fold")
-    text.append(error.what, style="red")
+    """One message: what is wrong, where, and what to do. A run that was asked to stop is no error."""
+    if isinstance(error, Interrupted):
+        text = Text(error.what, style="yellow", overflow="fold")
+    else:
+        text = Text("error: ", style="bold red", overflow="fold").append(error.what, style="red")
     for label, value in (("where", error.where), ("to do", error.fix)):
         if value:
             text.append(f"\n  {label}: ", style="bold").append(value, style="default")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -101,6 +102,26 @@ def parse_map(pairs: list[str]) -> dict[str, str]:
             raise ConfigError(f"{old!r} is mapped twice", where="--map")
         columns[old] = new
     return columns
+
+
+def parse_models(models: Sequence[str]) -> dict[str, str]:
+    """`NAME=MODEL` arguments as name -> model; a model alone is named after its directory (or run).
+
+    Raises:
+        ConfigError: two of the same name.
+    """
+    named: dict[str, str] = {}
+    for text in models:
+        name, equals, model = text.partition("=")
+        if not (equals and name and model) or Path(text).exists():
+            parts = [part for part in Path(text).parts if part != "model"]
+            name, model = parts[-1] if parts else text, text
+        if name in named:
+            raise ConfigError(
+                f"two models are called {name!r}", where=text, fix="write NAME=MODEL with names of their own"
+            )
+        named[name] = model
+    return named
 
 
 def _parameters(config: type[Config], prefix: str = "", heading: str | None = None) -> Iterator[inspect.Parameter]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from burnish.cli.console import field_line, results
-from burnish.cli.options import Whole
+from burnish.cli.options import Whole, parse_models
 
 
 def report(
@@ -44,13 +44,14 @@ def report(
     device
         `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
     """
-    from burnish.pipeline.report import parse_names
     from burnish.pipeline.report import report as make_report
 
     console = results()
-    asked = [*models, f"--out {shlex.quote(str(out))}", *([f"--sample {sample}"] if sample else [])]
+    flags = {"--prompts": prompts, "--sample": sample, "--max-new-tokens": max_new_tokens, "--seed": seed}
+    usual = {"--prompts": "starter/evaluation", "--sample": None, "--max-new-tokens": 128, "--seed": 0}
+    said = [word for flag, value in flags.items() if value != usual[flag] for word in (flag, str(value))]
     make_report(
-        parse_names(models),
+        parse_models(models),
         out,
         prompts=prompts,
         sample=sample,
@@ -59,7 +60,7 @@ def report(
         seed=seed,
         dtype=dtype,
         device=device,
-        command=f"burnish report {' '.join(asked)}",
+        command=shlex.join(["burnish", "report", *models, "--out", str(out), *said]),
         console=console,
     )
     console.print()

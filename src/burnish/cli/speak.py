@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from burnish.cli.console import messages, results
-from burnish.cli.options import Whole
+from burnish.cli.options import Whole, parse_models
 from burnish.errors import ConfigError
 from burnish.stages.run import model_of
 
@@ -122,11 +122,10 @@ def _params(sampling: Sampling) -> SamplingParams:
 
 
 def _speakers(models: Sequence[str], loading: Loading) -> list[Speaker]:
-    from burnish.pipeline.report import parse_names
     from burnish.rollout.speakers import load_speakers
     from burnish.stages.setup import DTYPES, pick_device
 
-    named = parse_names(models)
+    named = parse_models(models)
     return load_speakers(
         [f"{name}={model_of(model)}" for name, model in named.items()],
         dtype=DTYPES[loading.dtype],

@@ -57,7 +57,7 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
 def _corrects(sentence: str, prompt: str) -> str | None:
     """How the sentence says that there is no such thing, or that the premise is wrong; None when it does not."""
     asked = plain(prompt)
-    whether = False  # "no, that's a myth" answers "is it true that ..."
+    whether = words_of.ASKS_WHETHER.match(asked) is not None  # "no, that's a myth" answers "is it true that ..."
     for pattern in (words_of.NO_SUCH_THING,) if whether else (words_of.NO_SUCH_THING, words_of.FALSE_PREMISE):
         if match := pattern.search(sentence):
             return f"says {match.group().strip()!r}"

@@ -107,6 +107,8 @@ def wordings(block: str, **classes: str) -> re.Pattern[str]:
         return re.sub(r"<(\w+)>", lambda match: known[match.group(1)], line)
 
     for name, body in classes.items():
+        if body.endswith(" ") and "\n" not in body:
+            raise ValueError(f"class {name!r} ends with a space, which would be lost: write a class of its own for it")
         known[name] = "(?:" + "|".join(expand(line) for line in _lines_of(body)) + ")"
     patterns = [expand(line) if line.startswith("^") else rf"\b{expand(line)}" for line in _lines_of(block)]
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))

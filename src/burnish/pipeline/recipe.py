@@ -94,6 +94,7 @@ class Recipe:
     path: Path
     model: str
     stages: tuple[Stage, ...]
+    overrides: tuple[str, ...] = ()
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -118,7 +119,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if reader.problems:
         raise _error(reader.problems, str(path), changed)
     assert recipe is not None
-    return recipe
+    return replace(recipe, overrides=tuple(overrides))
 
 
 def _find(path: str) -> tuple[Path, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -179,22 +179,3 @@ class _Display:
             self._bar.stop()
         if error is None:
             self.console.print(Text(f"{self.name}: measured in {time.monotonic() - self._started:.0f} s"))
-
-
-def parse_names(models: Sequence[str]) -> dict[str, str]:
-    """`NAME=MODEL` arguments as name -> model; a model alone is named after its last part.
-
-    Raises:
-        ConfigError: two of the same name.
-    """
-    named: dict[str, str] = {}
-    for text in models:
-        name, equals, model = text.partition("=")
-        if not (equals and name and model) or Path(text).exists():
-            name, model = Path(text).name, text
-        if name in named:
-            raise ConfigError(
-                f"two models are called {name!r}", where=text, fix="write NAME=MODEL with names of their own"
-            )
-        named[name] = model
-    return named

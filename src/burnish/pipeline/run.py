@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,6 @@ from rich.text import Text
 
 from burnish.data.sources import load_examples
 from burnish.errors import OutputDirError
-from burnish.evaluation.suite import load_suite
 from burnish.files import write_json
 from burnish.pipeline.fingerprint import code_fingerprint, data_fingerprint, digest, model_fingerprint
 from burnish.pipeline.kinds import ReportConfig
@@ -228,6 +228,8 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
         if planned.state == "done":
             continue
         if isinstance(config, ReportConfig):
+            from burnish.evaluation.suite import load_suite
+
             load_suite(config.prompts, sample=config.sample, seed=config.seed, max_new_tokens=config.max_new_tokens)
         if not isinstance(config, TrainConfig) or kind is None:
             continue
@@ -258,7 +260,7 @@ def _run_stage(planned: Planned, plan: Sequence[Planned], recipe: Recipe, consol
     options = stage.config.model_dump(exclude={"model", "models", "out"})
     if isinstance(stage.config, ReportConfig):
         models = {label: products.get(target, target) for label, target in stage.config.models.items()}
-        command = f"burnish run {recipe.path}"
+        command = shlex.join(["burnish", "run", str(recipe.path), *recipe.overrides])
         function(models, out, **options, command=command, console=console)
     else:
         assert stage.start is not None

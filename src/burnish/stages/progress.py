@@ -28,6 +28,7 @@ class Progress:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
+        self._info = ""
 
     def start(self, n_steps: int, done: int) -> None:
         """Begin; `done` steps are behind already."""
@@ -48,7 +49,7 @@ class Progress:
 
     def step(self, done: int, values: Mapping[str, Any]) -> None:
         """Show a step's values."""
-        info = summary(values)
+        info = self._info = summary(values)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, info=info)
             return
@@ -62,6 +63,7 @@ class Progress:
     def validation(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a validation."""
         text = summary(metrics)
+        self.message(self._info)
         self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
 
     def message(self, text: str) -> None:

@@ -29,6 +29,7 @@ from burnish.data.templates import ChatTemplate
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_directory
 from burnish.models.adapters import load_adapter, save_adapter
+from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
 from burnish.models.loading import LoadedModel, ModelSource, load_model
 from burnish.models.lora import copy_adapter, count_trainable_params, inject, token_rows_of
@@ -138,6 +139,10 @@ def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
     template = resolve_template(tokenizer, config.template)
     install_template(template, tokenizer)
     if loaded.source.adapter is not None:
+        if not full and config.lora != LoRAConfig():
+            console.print(
+                "the stage goes on with the adapter that it starts from: lora.* has no effect", style="yellow"
+            )
         load_adapter(loaded.model, loaded.source.adapter, START)
     if full and loaded.source.adapter is not None:
         merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
