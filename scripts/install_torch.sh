@@ -5,10 +5,10 @@
 set -euo pipefail
 pip=$1
 options=()
-if ! command -v nvidia-smi >/dev/null 2>&1 && [ -z "${PIP_EXTRA_INDEX_URL:-}" ] &&
-    ! "$pip" config list 2>/dev/null | grep -q -e extra-index-url -e find-links; then
+configured=$("$pip" config list 2>/dev/null || true)
+if ! command -v nvidia-smi >/dev/null 2>&1 && [[ $configured != *extra-index-url* && $configured != *find-links* ]]; then
     # No GPU, and no index of the user's own to ask: PyTorch's index of CPU builds. A local version such as
     # 2.13.0+cpu is preferred over 2.13.0; where the index can't be reached, the default one serves.
-    options+=(--extra-index-url https://download.pytorch.org/whl/cpu)
+    options+=(--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 fi
 exec "$pip" install --quiet --disable-pip-version-check "${options[@]}" "torch==2.13.0"
