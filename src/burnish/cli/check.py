@@ -80,14 +80,16 @@ def check(
     groups = [encode_example(resolved, found.tokenizer, e, index=i) for i, e in enumerate(loaded.examples)]
     show_examples(groups, found.tokenizer, n, console)
     console.print()
-    embeddings: Any = found.model.get_input_embeddings()
+    plain: Any = found.model
+    output = plain.get_output_embeddings()  # a stop token must be produced, so the output's rows count
+    tied = output.weight is plain.get_input_embeddings().weight
     report, _ = preflight(
         groups,
         found.tokenizer,
         resolved,
         context=min(max_length or found.context_length, found.context_length),
-        embeddings=embeddings.weight,
-        trainable_tokens=trainable_tokens or (),
+        embeddings=output.weight,
+        trainable_tokens=(trainable_tokens or ()) if tied else (),
         too_long=too_long,
     )
     show_report(report, console)

@@ -125,7 +125,7 @@ def preflight(
         groups: what `encode_example` made; without responses for data of prompts.
         template: the resolved template that they were made with.
         context: the longest sequence that the model may see, in tokens; for prompts less what is to be generated.
-        embeddings: (V, D) input embedding if it stays frozen; None when it trains.
+        embeddings: (V, D) output rows (the input embedding, where tied) if they stay frozen; None when they train.
         trainable_tokens: tokens whose rows train although the embedding is frozen.
         too_long: examples above `context` are an error, or are left out and counted.
 

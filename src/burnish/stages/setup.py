@@ -32,7 +32,7 @@ from burnish.models.adapters import load_adapter, save_adapter
 from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
 from burnish.models.loading import LoadedModel, ModelSource, load_model
-from burnish.models.lora import copy_adapter, count_trainable_params, inject, token_rows_of
+from burnish.models.lora import copy_adapter, count_trainable_params, inject
 from burnish.models.roles import Backbone, Role
 from burnish.stages.config import TrainConfig
 from burnish.stages.run import Run, open_run
@@ -207,7 +207,7 @@ def encode_data(
         actors.tokenizer,
         actors.template,
         context=min(config.max_length or backbone.context_length, backbone.context_length),
-        embeddings=None if config.tuning == "full" else backbone.model.get_input_embeddings().weight,  # type: ignore[operator]
+        embeddings=None if config.tuning == "full" else actors.policy.head().weight,
         trainable_tokens=_trainable_tokens(actors),
         too_long=config.too_long,
     )
@@ -244,8 +244,9 @@ def _numbered(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
 
 
 def _trainable_tokens(actors: Actors) -> list[str]:
-    own = token_rows_of(actors.backbone.model, actors.policy.adapter)
-    return [] if own is None else actors.tokenizer.convert_ids_to_tokens(own[0].tolist())
+    """Tokens whose *output* row trains: a stop token must be produced. Of untied embeddings only the input's does."""
+    own = actors.policy.head().row_ids
+    return [] if own is None else actors.tokenizer.convert_ids_to_tokens(own.tolist())
 
 
 def _fingerprint(groups: Sequence[PromptGroup]) -> str:
