@@ -30,7 +30,7 @@ from burnish.files import atomic_directory
 from burnish.stages.checkpoint import load_last, load_weights, save_checkpoint
 from burnish.stages.config import TrainConfig
 from burnish.stages.optim import learning_rate, make_optimiser
-from burnish.stages.progress import Progress
+from burnish.stages.progress import VALIDATING, Progress
 from burnish.stages.run import Run
 from burnish.stages.trackers import open_trackers
 
@@ -182,7 +182,7 @@ class TrainingLoop:
             self._validate(done)
         if done % self.config.save_every == 0 or last or self.stop_signal is not None:
             self._checkpoint(done)
-        if self.stop_signal is not None and not last:
+        if self.stop_signal is not None:  # after the last step too, or a recipe would go on with its next stage
             name = signal.Signals(self.stop_signal).name
             stopped = Interrupted(
                 f"stopped by {name} after step {done} of {self.n_steps}; the state is saved",
@@ -193,7 +193,7 @@ class TrainingLoop:
             raise stopped
 
     def _validate(self, done: int) -> None:
-        self.progress.message("validating")
+        self.progress.message(VALIDATING)
         metrics = dict(self.evaluate())
         if not metrics:
             return

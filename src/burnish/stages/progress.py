@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 PLAIN_EVERY_SECONDS = 10.0
+VALIDATING = "validating"
 _SHOWN = ("loss", "margin", "accuracy", "kl", "tokens_per_second")
 
 
@@ -28,7 +29,7 @@ class Progress:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
-        self._info = ""
+        self._info = self._message = ""
 
     def start(self, n_steps: int, done: int) -> None:
         """Begin; `done` steps are behind already."""
@@ -63,11 +64,13 @@ class Progress:
     def validation(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a validation."""
         text = summary(metrics)
-        self.message(self._info)
+        if self._message == VALIDATING:
+            self.message(self._info)
         self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
 
     def message(self, text: str) -> None:
         """Show what is going on besides steps."""
+        self._message = text
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, info=text)
 
