@@ -326,3 +326,13 @@ def test_several_errors_are_raised_together(words: Any) -> None:
     assert "no token carries loss" in text
     assert "whose stop token '<eos>' carries no loss" in text
     assert text.count("d.jsonl:1") == 3
+
+
+def test_a_shorter_row_in_the_same_direction_is_no_rival_a_row_as_long_is() -> None:
+    """By hand: own row (2, 0). Along it, (1.9, 0.1) has 0.95 of its logit and cosine 0.9986; (1.98, 0.1) has 0.99."""
+    embeddings = torch.tensor([[2.0, 0.0], [1.9, 0.1], [0.0, 2.0]])
+    found = neighbourhood(embeddings, 0)
+    assert (found.n_within, found.n_confusable) == (1, 0)
+    embeddings[1] = torch.tensor([1.98, 0.1])
+    found = neighbourhood(embeddings, 0)
+    assert (found.n_within, found.n_confusable) == (1, 1)

@@ -7,7 +7,7 @@ at text: what it finds is what the model would meet.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,6 +21,10 @@ Level = Literal["error", "warning", "info"]
 
 NEAR_DUPLICATE = 0.99
 """Rows of an embedding above this cosine are the same to the model: untrained tokens lie so close together."""
+SAME_LOGIT = 0.98
+"""A row whose product with a token's row is at least so much of the token's own square has the same logit, nearly. On
+Gemma 3 270M base it holds for all 4,707 near-duplicates of <end_of_turn>; of the trained <|im_end|> of
+SmolLM2-135M-Instruct the 18 near-duplicates reach 0.975, and the model stops."""
 
 _LISTED = 5
 _CHUNK_ELEMENTS = 1 << 24
@@ -59,6 +63,8 @@ class Neighbourhood:
     Attributes:
         token_id: the token.
         n_within: how many other rows have a cosine of at least the threshold with it.
+        n_confusable: how many of those are also about as long: where the token's logit is high, theirs is within 2 %
+            of it. A trained token can have near-duplicates in direction that are shorter, and win over them.
         nearest_id: the token of the nearest other row.
         nearest_cosine: their cosine.
         text: the token's text, for messages.
@@ -69,6 +75,7 @@ class Neighbourhood:
     nearest_id: int
     nearest_cosine: float
     text: str = ""
+    n_confusable: int = 0
 
 
 @dataclass(frozen=True)
@@ -309,7 +316,7 @@ def neighbourhood(embeddings: Tensor, token_id: int, threshold: float = NEAR_DUP
     own = embeddings[token_id].detach().float()
     own_norm = own.norm()
     own_is_zero = bool(own_norm == 0)
-    n_within, nearest_id, nearest = 0, -1, -2.0
+    n_within, n_confusable, nearest_id, nearest = 0, 0, -1, -2.0
     step = max(1, _CHUNK_ELEMENTS // width)
     for start in range(0, rows, step):
         chunk = embeddings[start : start + step].detach().float()
@@ -320,11 +327,13 @@ def neighbourhood(embeddings: Tensor, token_id: int, threshold: float = NEAR_DUP
             cosines = torch.where(norms > 0, chunk @ own / (norms * own_norm).clamp_min(1e-30), torch.zeros_like(norms))
         if start <= token_id < start + step:
             cosines[token_id - start] = -2.0
-        n_within += int((cosines >= threshold).sum())
+        near = cosines >= threshold
+        n_within += int(near.sum())
+        n_confusable += int((near & (chunk @ own >= SAME_LOGIT * own_norm**2)).sum())
         best = int(cosines.argmax())
         if float(cosines[best]) > nearest:
             nearest_id, nearest = start + best, float(cosines[best])
-    return Neighbourhood(token_id, n_within, nearest_id, min(nearest, 1.0))
+    return Neighbourhood(token_id, n_within, nearest_id, min(nearest, 1.0), n_confusable=n_confusable)
 
 
 def _check_neighbours(
@@ -340,8 +349,8 @@ def _check_neighbours(
             continue
         found = neighbourhood(embeddings, token)
         text = str(tokenizer.decode([token]))
-        measured.append(Neighbourhood(token, found.n_within, found.nearest_id, found.nearest_cosine, text))
-        if found.n_within:
+        measured.append(replace(found, text=text))
+        if found.n_confusable:
             findings.append(_near_duplicate(measured[-1], tokenizer, is_stop=token == stop, trains=token in trained))
     return tuple(measured), findings
 
@@ -350,9 +359,11 @@ def _near_duplicate(near: Neighbourhood, tokenizer: Tokenizer, *, is_stop: bool,
     role = "stop" if is_stop else "role"
     nearest = str(tokenizer.decode([near.nearest_id]))
     what = (
-        f"the {role} token {near.text!r} (id {near.token_id}) looks untrained: {_count(near.n_within, 'other token')} "
+        f"the {role} token {near.text!r} (id {near.token_id}) looks untrained: "
+        f"{_count(near.n_confusable, 'other token')} "
     )
-    what += f"within cosine {NEAR_DUPLICATE} of its embedding, the nearest {nearest!r} at {near.nearest_cosine:.4f}"
+    what += f"within cosine {NEAR_DUPLICATE} of its embedding and as long, "
+    what += f"the nearest {nearest!r} at {near.nearest_cosine:.4f}"
     if trains:
         return Finding("info", f"{what}; its row is trained here")
     what += "; with frozen embeddings the model can't tell them apart"
