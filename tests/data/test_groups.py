@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 import pytest
 
 from burnish.data.batching import DataOrder, micro_batches, split
@@ -50,8 +53,33 @@ def test_micro_batches_keep_to_the_budget_with_padding_and_lose_nothing() -> Non
     batches = micro_batches(groups, tokens=66)
     assert sorted(g.index for b in batches for g in b) == [2, 3, 5, 7, 11, 28, 30]
     assert all(len(b) * max(g.row_length for g in b) <= 66 for b in batches)
-    # Longest first: 33 + 31 tokens padded to 33 each fit 66 together; then 14, 10, 8, 6, 5 padded to 14 do not (70).
-    assert [[g.index for g in b] for b in batches] == [[30, 28], [11, 7, 5, 3], [2]]
+    assert [g.index for b in batches for g in b] == [30, 28, 11, 7, 5, 3, 2]  # longest first
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_other_cut_of_the_batch_computes_less(seed: int) -> None:
+    lengths = random.Random(seed).choices(range(4, 60), k=9)
+    batches = micro_batches([group(n, 3) for n in lengths], tokens=192)  # a pass counts as 192 / 32 = 6 tokens
+    falling = sorted((n + 3 for n in lengths), reverse=True)
+
+    def cost(parts: list[list[int]]) -> int:
+        return sum(len(part) * part[0] + 6 for part in parts)
+
+    def cuts(rows: list[int]) -> Iterator[list[list[int]]]:
+        if not rows:
+            yield []
+        for first in range(1, len(rows) + 1):
+            if first == 1 or first * rows[0] <= 192:
+                yield from ([rows[:first], *rest] for rest in cuts(rows[first:]))
+
+    assert cost([[g.row_length for g in b] for b in batches]) == min(cost(parts) for parts in cuts(falling))
+
+
+def test_rows_of_one_length_are_not_torn_apart_and_unlike_ones_are_not_padded() -> None:
+    lengths = [20] * 4 + [60] * 2
+    batches = micro_batches([group(n - 3, 3) for n in lengths], tokens=400)
+    # One pass: 6 x 60 = 360. Two: 2 x 60 + 4 x 20 = 200, and a pass more at 400 / 32 = 12.
+    assert [[g.row_length for g in b] for b in batches] == [[60, 60], [20] * 4]
 
 
 def test_a_group_over_the_budget_stands_alone() -> None:
@@ -61,7 +89,7 @@ def test_a_group_over_the_budget_stands_alone() -> None:
 def test_rows_layout_counts_a_row_a_response() -> None:
     # Two responses a group: 2 rows of 8 tokens. Two groups take 32 tokens, three would take 48.
     sizes = [len(b) for b in micro_batches([group(4, 4, 4)] * 3, tokens=32, layout="rows")]
-    assert sizes == [2, 1]
+    assert sorted(sizes) == [1, 2]
 
 
 def test_order_sees_each_example_once_an_epoch_and_differs_between_epochs() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from burnish.errors import OutputDirError
+from burnish.models import placement
 from burnish.stages.config import SFTConfig
 from burnish.stages.run import model_of, open_run
+from burnish.stages.setup import compute_dtype
 
 
 def config(out: Path, **more: object) -> SFTConfig:
@@ -49,6 +52,16 @@ def test_free_settings_may_change_and_are_taken_up(tmp_path: Path) -> None:
     run = open_run(config(out, save_every=7))
     assert run.record["config"]["save_every"] == 7
     run.close()
+
+
+def test_a_resume_computes_in_the_dtype_of_the_first_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for fast, other in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
+        monkeypatch.setattr(placement, "product_seconds", {fast: 1.0, other: 2.0}.__getitem__)
+        run = open_run(config(tmp_path / "run"))
+        assert compute_dtype(run.config, run, cpu) == torch.float32, "the first machine's choice"
+        (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True, exist_ok=True)
+        run.close()
 
 
 def test_a_failed_start_removes_only_what_it_made(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from burnish.cli.console import messages, results
 from burnish.cli.options import Whole, parse_models
 from burnish.errors import ConfigError
+from burnish.models.config import Precision
 from burnish.stages.run import model_of
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Loading:
     """The system prompt."""
     template: str | None = None
     """A chat template in place of the model's own: a built-in name, a Jinja file, or `raw` for raw text."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the weights and the activations."""
+    dtype: Precision = "auto"
+    """Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
 
@@ -122,14 +123,15 @@ def _params(sampling: Sampling) -> SamplingParams:
 
 
 def _speakers(models: Sequence[str], loading: Loading) -> list[Speaker]:
+    from burnish.models.placement import pick_device, pick_dtype
     from burnish.rollout.speakers import load_speakers
-    from burnish.stages.setup import DTYPES, pick_device
 
     named = parse_models(models)
+    device = pick_device(loading.device)
     return load_speakers(
         [f"{name}={model_of(model)}" for name, model in named.items()],
-        dtype=DTYPES[loading.dtype],
-        device=str(pick_device(loading.device)),
+        dtype=pick_dtype(loading.dtype, device),
+        device=str(device),
         template=loading.template,
         echo=lambda line: messages().print(line, markup=False),
     )

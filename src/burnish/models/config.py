@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from burnish.config import Config
 
 ALL_LINEAR = "all-linear"
+Precision = Literal["auto", "bfloat16", "float32"]
 
 
 class LoRAConfig(Config):

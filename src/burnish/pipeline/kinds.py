@@ -12,6 +12,7 @@ from pydantic import Field
 
 from burnish.config import Config
 from burnish.data.examples import Kind
+from burnish.models.config import Precision
 from burnish.stages.config import DPOConfig, SFTConfig, TrainConfig
 
 
@@ -47,8 +48,8 @@ class ReportConfig(Config):
     """Answers sampled at a time."""
     seed: int = Field(0, ge=0)
     """Of the sample and of the intervals."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the weights and the activations."""
+    dtype: Precision = "auto"
+    """Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
 

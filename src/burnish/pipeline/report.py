@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -17,11 +18,12 @@ from burnish.errors import BurnishError, ConfigError, OutputDirError
 from burnish.evaluation.report import Report, build_report, print_report, write_report
 from burnish.evaluation.suite import MAX_NEW_TOKENS, Card, Suite, evaluate, load_suite
 from burnish.files import atomic_write
+from burnish.models.config import Precision
 from burnish.models.loading import ModelSource, resolve_model
+from burnish.models.placement import pick_device, pick_dtype
 from burnish.rollout.responder import ModelResponder
 from burnish.rollout.speakers import Speaker, load_speakers
 from burnish.stages.run import model_of
-from burnish.stages.setup import DTYPES, pick_device
 
 TABLE = "report.txt"
 """The terminal's table, beside report.html and report.json."""
@@ -39,7 +41,7 @@ def report(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 32,
     seed: int = 0,
-    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    dtype: Precision = "auto",
     device: str = "auto",
     command: str | None = None,
     console: Console | None = None,
@@ -57,7 +59,7 @@ def report(
         max_new_tokens: the longest answer.
         batch_size: answers at a time.
         seed: of the sample and the intervals.
-        dtype: of weights and activations.
+        dtype: of weights and activations (see `pick_dtype`).
         device: `auto`, `cpu`, `cuda`, ...
         command: what the report says it was made by.
         console: where progress and the table go; standard error if not given.
@@ -76,17 +78,18 @@ def report(
     sources = {name: resolve_model(model) for name, model in located.items()}
     suite = load_suite(prompts, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
     chosen = pick_device(device)
+    computed = pick_dtype(dtype, chosen)
     cards: dict[str, Card] = {}
     for names in _by_base(sources):
         speakers = load_speakers(
             [f"{name}={located[name]}" for name in names],
-            dtype=DTYPES[dtype],
+            dtype=computed,
             device=str(chosen),
             echo=lambda line: console.print(Text(line)),
         )
         for speaker in speakers:
             source = sources[speaker.name]
-            cards[speaker.name] = _card(speaker, source, suite, batch_size=batch_size, dtype=dtype, console=console)
+            cards[speaker.name] = _card(speaker, source, suite, batch_size=batch_size, dtype=computed, console=console)
     made = build_report([cards[name] for name in models], command=command)
     write_report(made, out, replace=True)
     atomic_write(out / TABLE, _as_text(made))
@@ -118,12 +121,10 @@ def _by_base(sources: Mapping[str, ModelSource]) -> list[list[str]]:
 
 
 def _card(
-    speaker: Speaker, source: ModelSource, suite: Suite, *, batch_size: int, dtype: str, console: Console
+    speaker: Speaker, source: ModelSource, suite: Suite, *, batch_size: int, dtype: torch.dtype, console: Console
 ) -> Card:
-    about = {
-        "model": str(source),
-        "prompted": "as raw text" if speaker.template is None else f"with its chat template, {dtype}",
-    }
+    how = "as raw text" if speaker.template is None else "with its chat template"
+    about = {"model": str(source), "prompted": f"{how}, {str(dtype).removeprefix('torch.')}"}
     responder: Any = ModelResponder(speaker, batch_size=batch_size)
     with _Display(speaker.name, console) as display:
         try:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from burnish.config import Config
-from burnish.models.config import LoRAConfig
+from burnish.models.config import LoRAConfig, Precision
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -47,8 +47,9 @@ class TrainConfig(Config):
     """Train a LoRA adapter, or all of the weights."""
     lora: LoRAConfig = LoRAConfig()
     """Rank, alpha, targets and so on, where a new adapter is made."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the frozen weights and the activations. What trains, and the optimiser's state, are always float32."""
+    dtype: Precision = "auto"
+    """Of the frozen weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster.
+    What trains, and the optimiser's state, are always float32."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     gradient_checkpointing: bool = False

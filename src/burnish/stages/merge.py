@@ -16,9 +16,10 @@ from burnish.files import atomic_directory, write_json
 from burnish.models.adapters import load_adapter
 from burnish.models.export import merge, write_model
 from burnish.models.loading import LoadedModel, load_model, resolve_model
+from burnish.models.placement import DTYPES
 from burnish.models.roles import Backbone
 from burnish.stages.run import model_of
-from burnish.stages.setup import DTYPES, base_name
+from burnish.stages.setup import base_name
 
 EVIDENCE = "burnish_merge.json"
 """In the merged model's directory: what was merged, and how close the result is."""

@@ -33,6 +33,7 @@ from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
 from burnish.models.loading import LoadedModel, ModelSource, load_model
 from burnish.models.lora import copy_adapter, count_trainable_params, inject
+from burnish.models.placement import DTYPES, pick_device, pick_dtype
 from burnish.models.roles import Backbone, Role
 from burnish.stages.config import TrainConfig
 from burnish.stages.run import Run, open_run
@@ -40,7 +41,6 @@ from burnish.stages.run import Run, open_run
 POLICY = "policy"
 START = "start"
 MERGE_PROBE = "The quick brown fox jumps over the lazy dog. 1, 2, 3: What comes next?"
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +95,6 @@ def stage_run(config: TrainConfig) -> Iterator[Run]:
         run.close()
 
 
-def pick_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:1` means.
-
-    Raises:
-        ConfigError: when it does not exist here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"the device {name!r} can't be used: {reason}", where="device", fix="use auto or cpu"
-        ) from None
-    return device
-
-
 def read_data(config: TrainConfig, kind: Kind, console: Console) -> tuple[LoadedData, LoadedData | None]:
     """Read the examples of the stage, and those of a validation set of its own if one is named."""
 
@@ -131,8 +112,10 @@ def read_data(config: TrainConfig, kind: Kind, console: Console) -> tuple[Loaded
 def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
     """Load the model and make policy and reference of it."""
     full = config.tuning == "full"
-    dtype = torch.float32 if full else DTYPES[config.dtype]
-    loaded = load_model(config.model, dtype=dtype, device=pick_device(config.device), echo=console.print)
+    device = pick_device(config.device)
+    compute = compute_dtype(config, run, device)
+    weights = torch.float32 if full else compute
+    loaded = load_model(config.model, dtype=weights, device=device, echo=console.print)
     for notice in loaded.notices:
         console.print(notice, highlight=False)
     tokenizer = loaded.tokenizer
@@ -146,11 +129,18 @@ def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
         load_adapter(loaded.model, loaded.source.adapter, START)
     if full and loaded.source.adapter is not None:
         merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
-    backbone = Backbone(loaded.model, compute_dtype=DTYPES[config.dtype], checkpointing=config.gradient_checkpointing)
+    backbone = Backbone(loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
     policy, reference = _full_roles(backbone) if full else _adapter_roles(backbone, loaded, config)
     trainable, total = count_trainable_params(loaded.model)
     run.note(parameters={"trainable": trainable, "total": total})
     return Actors(policy, reference, tokenizer, template, stop_ids(template, tokenizer), base_name(loaded.source))
+
+
+def compute_dtype(config: TrainConfig, run: Run, device: torch.device) -> torch.dtype:
+    """The dtype of the run's activations: what its first start chose, so that a resume elsewhere computes the same."""
+    chosen = pick_dtype(run.record.get("compute_dtype", config.dtype), device)
+    run.note(compute_dtype=str(chosen).removeprefix("torch."))
+    return chosen
 
 
 def base_name(source: ModelSource) -> str:
@@ -270,7 +260,7 @@ def _demand_same_data(run: Run, groups: Sequence[PromptGroup]) -> None:
 def finish(run: Run, actors: Actors, steps: int, metrics: dict[str, Any], config: TrainConfig) -> None:
     """Write the finished adapter or model, mark the run as finished, and remove its checkpoints."""
     with atomic_directory(run.model, replace=True) as temporary:
-        write_policy(actors, temporary, DTYPES[config.dtype])
+        write_policy(actors, temporary, DTYPES.get(config.dtype, torch.bfloat16))
     run.note(steps=steps, metrics=metrics, finished=True)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     shutil.rmtree(run.best, ignore_errors=True)
