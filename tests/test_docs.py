@@ -36,14 +36,16 @@ def test_every_loss_is_in_the_table() -> None:
         assert re.search(r"arXiv:[\d.]+, eq\. \d+", entry.paper)[0] in README
 
 
-def test_files_of_the_tree_exist() -> None:
+def test_the_tree_has_every_file_and_no_other() -> None:
     tree = README.split("## What is where", 1)[1].split("```")[1]
-    folder = ""
+    folder, listed = "", set()
     for line in tree.splitlines():
-        if match := re.match(r"  (\w+)/ ", line):
-            folder = match[1]
-        for name in re.findall(r"\b(\w+\.py)\b", line):
-            assert (ROOT / "src" / "burnish" / folder / name).exists(), f"{folder}/{name}"
+        if match := re.match(r"  (?:(\w+)/ |\w+\.py)", line):
+            folder = match[1] or ""
+        if name := re.match(r"[ \w/]*?\b(\w+\.py) ", line):
+            listed.add(f"{folder}/{name[1]}".removeprefix("/"))
+    source = ROOT / "src" / "burnish"
+    assert listed == {str(p.relative_to(source)) for p in source.rglob("*.py") if p.name != "__init__.py"}
 
 
 def test_commands_of_the_readme_exist() -> None:

@@ -28,6 +28,7 @@ PUBLIC = {
     "SamplingParams",
     "Speaker",
     "__version__",
+    "count_trainable_params",
     "load_examples",
     "load_model",
     "load_recipe",

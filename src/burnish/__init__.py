@@ -19,6 +19,7 @@ _PLACES = {
     "burnish.errors": ("BurnishError",),
     "burnish.models.config": ("LoRAConfig",),
     "burnish.models.loading": ("LoadedModel", "load_model"),
+    "burnish.models.lora": ("count_trainable_params",),
     "burnish.data.sources": ("Example", "LoadedData", "Message", "load_examples"),
     "burnish.rollout.sampler": ("Sample", "SamplingParams", "sample"),
     "burnish.rollout.speakers": ("Speaker", "load_speakers"),

@@ -6,6 +6,7 @@ from burnish.errors import BurnishError as BurnishError
 from burnish.models.config import LoRAConfig as LoRAConfig
 from burnish.models.loading import LoadedModel as LoadedModel
 from burnish.models.loading import load_model as load_model
+from burnish.models.lora import count_trainable_params as count_trainable_params
 from burnish.pipeline.recipe import Recipe as Recipe
 from burnish.pipeline.recipe import load_recipe as load_recipe
 from burnish.pipeline.report import report as report

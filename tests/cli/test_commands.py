@@ -115,6 +115,31 @@ def test_check_fails_on_what_is_not_fit(here: Path, burnish: Burnish) -> None:
     assert "not fit to train on" in result.out
 
 
+def test_check_fails_on_rows_at_which_a_stage_would_stop(here: Path, burnish: Burnish) -> None:
+    data = here / "sft.jsonl"
+    data.write_text(data.read_text() + '{"prompt": "x?", "completion": " "}\n')
+    result = burnish("check", "sft.jsonl", "--model", "base")
+    assert result.code == 1
+    assert "1 row left out" in result.out
+    assert "empty response" in result.out
+    assert "a stage would stop" in result.out
+    assert burnish("check", "sft.jsonl", "--model", "base", "--on-bad-row", "skip").code == 0
+
+
+def test_check_takes_the_kind_that_most_rows_are_of(here: Path, burnish: Burnish) -> None:
+    data = here / "dpo.jsonl"
+    data.write_text('{"text": "once upon a time"}\n' + data.read_text())
+    result = burnish("check", "dpo.jsonl", "--model", "base", "--on-bad-row", "skip")
+    assert result.code == 0, result.err
+    assert "prompt + chosen + rejected" in result.out
+    assert "1 row left out" in result.out
+
+
+def test_options_without_effect_are_refused(here: Path, burnish: Burnish) -> None:
+    for option in (("--top-p", "0.9"), ("--top-k", "5"), ("--n", "2")):
+        demand_one_message(burnish("generate", "base", "x", *option), f"{option[0]} has no effect", code=2)
+
+
 def test_generate_reads_prompts_from_the_input(here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

@@ -384,3 +384,30 @@ def test_decoding_does_not_tidy_spaces(make_tokenizer: Callable[..., Any]) -> No
     tokenizer = make_tokenizer()
     tokenizer.clean_up_tokenization_spaces = True
     assert decode_response(tokenizer, tokenize(tokenizer, "a , b ."), ()) == "a , b ."
+
+
+def test_plain_text_is_learned_from_its_second_token_on_without_a_stop(
+    pair: tuple[Any, ChatTemplate],
+) -> None:
+    tokenizer, template = pair
+    text = "The Nile floods. Then it falls again.\n\nSo it goes."
+    group = encode_example(template, tokenizer, Example((), (), Origin("d.jsonl", 3), {}, text), index=5)
+    ids = tokenizer(text)["input_ids"]
+    assert (group.prompt, group.responses) == ((ids[0],), (Response.full(ids[1:]),))
+    assert (group.plain_text, group.origin, group.index) == (True, "d.jsonl:3", 5)
+    assert stop_ids(template, tokenizer)[0] not in group.responses[0].ids
+
+
+def test_a_text_with_the_stop_token_in_it_is_refused(byte_level: Any) -> None:
+    template = resolve_template(byte_level, "plain")
+    with pytest.raises(TemplateError, match="holds the stop token '</s>'") as caught:
+        encode_example(template, byte_level, Example((), (), Origin("d.jsonl", 3), {}, "One.</s>Two."))
+    assert caught.value.where == "d.jsonl:3"
+
+
+def test_a_text_of_a_single_token_is_refused(byte_level: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = resolve_template(byte_level, "plain")
+    monkeypatch.setattr(type(byte_level), "encode", lambda self, text: [7])
+    with pytest.raises(TemplateError, match="a single token") as caught:
+        encode_example(template, byte_level, Example((), (), Origin("d.jsonl", 3), {}, "a"))
+    assert caught.value.where == "d.jsonl:3"

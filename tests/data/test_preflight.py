@@ -53,6 +53,18 @@ def test_good_data_has_no_findings(byte_level: Any) -> None:
     assert [n.text for n in report.neighbourhoods[1:]].count(":") == 1
 
 
+def test_plain_texts_need_no_stop_token_and_are_counted(byte_level: Any) -> None:
+    template = resolve_template(byte_level, "plain")
+    talk = encode(template, byte_level, ["Paris."])
+    text = encode_example(template, byte_level, Example((), (), Origin("d.jsonl", 2), {}, "Once upon a time."))
+    mixed = only(check([*talk, text], byte_level, template)[0])
+    assert (mixed.level, "1 of 2 examples are plain text" in mixed.what) == ("info", True)
+    alone = only(check([text], byte_level, template)[0])
+    assert (alone.level, alone.where) == ("warning", "d.jsonl:2")
+    # The same tokens as a conversation's response are an error: the model would never stop.
+    assert only(check([replace(text, plain_text=False)], byte_level, template)[0]).level == "error"
+
+
 def of_length(prompt: int, *responses: int, origin: str = "", end: int = 9) -> PromptGroup:
     """A group of the given numbers of tokens; every response ends with token `end`, all of it with loss."""
     return PromptGroup((1,) * prompt, tuple(Response.full([3] * (n - 1) + [end]) for n in responses), origin)

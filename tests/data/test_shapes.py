@@ -85,6 +85,19 @@ def test_prompt_and_completion_as_messages() -> None:
     assert example.responses == ((assistant("See you."),),)
 
 
+def test_plain_text_is_taken_as_it_stands_and_only_where_there_is_no_conversation() -> None:
+    example = read("sft", text=" Once upon a time.\n", source="book")
+    assert (example.text, example.prompt, example.responses) == (" Once upon a time.\n", (), ())
+    assert example.meta == {"source": "book"}
+    assert read("sft", prompt="Hi", completion="Hello.", text="Hi Hello.").text is None
+    fails("sft", {"text": " \n"}, "text", "empty text")
+    fails("sft", {"text": 3}, "text", "must be text")
+    fails("sft", {"text": "a", "completion": "b"}, "prompt", "missing")
+    fails("sft", {"text": "a", "chosen": "b", "rejected": "c"}, "", "no known shape")
+    fails("preference", {"text": "a"}, "", "no known shape")
+    fails("prompt", {"text": "a"}, "", "no known shape")
+
+
 @pytest.mark.parametrize(("context", "asked"), [("", "Add."), (None, "Add."), ("1, 2", "Add.\n\n1, 2")])
 def test_alpaca(context: str | None, asked: str) -> None:
     example = read("sft", instruction="Add.", input=context, output="3", text="Below is ...")

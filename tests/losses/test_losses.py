@@ -18,6 +18,8 @@ GOLDEN: dict[str, list[tuple[dict[str, float], float]]] = {
     "sigmoid": [({"beta": 0.1}, 0.5981389), ({"beta": 0.1, "label_smoothing": 0.1}, 0.6181389)],
     # (2 - 1 / (2 * 0.1))^2 = (2 - 5)^2; (2 - 1 / (2 * 0.5))^2 = 1
     "ipo": [({"beta": 0.1}, 9.0), ({"beta": 0.5}, 1.0)],
+    # DPO's 0.5981389, and 3 nats over the 3 tokens of the chosen response are 1 nat per token
+    "rpo": [({"beta": 0.1}, 1.5981389), ({"beta": 0.1, "alpha": 0.2}, 0.7981389), ({"alpha": 0.0}, 0.5981389)],
 }
 
 
@@ -97,6 +99,8 @@ def test_what_is_asked_of_a_loss_is_checked() -> None:
         make_loss({"name": "sigmoid", "beta": float("nan")})
     with pytest.raises(ValueError, match="label_smoothing must lie in"):
         make_loss({"name": "sigmoid", "label_smoothing": 0.7})
+    with pytest.raises(ValueError, match="alpha must be 0 or above"):
+        make_loss({"name": "rpo", "alpha": -1})
     with pytest.raises(TypeError, match="registered already"):
         preference_loss(paper="x")(PREFERENCE_LOSSES["ipo"].function)
     assert make_loss({"name": "ipo", "beta": 1})(pairs(**PAIR)).item() == pytest.approx(1.5**2)

@@ -7,14 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from burnish.pipeline import fingerprint
-from burnish.pipeline.fingerprint import (
-    code_fingerprint,
-    data_fingerprint,
-    file_fingerprint,
-    model_fingerprint,
-    reached_modules,
-)
+from burnish.models import fingerprint
+from burnish.models.fingerprint import data_fingerprint, file_fingerprint, model_fingerprint
+from burnish.pipeline import fingerprint as code
+from burnish.pipeline.fingerprint import code_fingerprint, reached_modules
 
 
 def test_files_count_by_content(tmp_path: Path) -> None:
@@ -83,12 +79,12 @@ def test_the_code_of_a_stage_is_what_it_imports() -> None:
 def test_code_counts_without_comments_and_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "burnish"
     (package / "pipeline").mkdir(parents=True)
-    monkeypatch.setattr(fingerprint, "__file__", str(package / "pipeline" / "fingerprint.py"))
+    monkeypatch.setattr(code, "__file__", str(package / "pipeline" / "fingerprint.py"))
 
     def digest_of(text: str) -> str:
         (package / "one.py").write_text(text)
         (package / "two.py").write_text("import torch\nX = 1\n")
-        for cached in (fingerprint._tree, fingerprint._module_fingerprint, code_fingerprint):
+        for cached in (code._tree, code._module_fingerprint, code_fingerprint):
             cached.cache_clear()
         return code_fingerprint("burnish.one:f")
 
@@ -100,5 +96,5 @@ def test_code_counts_without_comments_and_docstrings(tmp_path: Path, monkeypatch
         assert reached_modules("burnish.one") == ["burnish.one", "burnish.two"]
         assert imported != first
     finally:
-        for cached in (fingerprint._tree, fingerprint._module_fingerprint, code_fingerprint):
+        for cached in (code._tree, code._module_fingerprint, code_fingerprint):
             cached.cache_clear()

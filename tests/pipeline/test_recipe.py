@@ -57,6 +57,7 @@ def test_stages_come_in_an_order_in_which_they_can_run_with_defaults_and_seed(tm
     assert dpo.loss == {"beta": 0.2}
     assert [stage.start for stage in recipe.stages] == ["model", "sft", None, "dpo"]
     assert report.models == {"raw": "model", "sft": "sft", "dpo": "dpo"}
+    assert report.seed == 7
 
 
 def test_a_report_measures_the_raw_model_and_all_trained_stages_if_not_told(tmp_path: Path) -> None:

@@ -195,3 +195,13 @@ def test_every_setting_that_matters_is_in_the_hash(recipe: Path) -> None:
     assert set(type(stage.config).model_fields) - outside <= depends.keys()
     assert not outside & depends.keys()
     assert {"from", "code", "kind"} <= depends.keys()
+
+
+def test_the_order_of_a_report_s_models_counts_for_the_first_is_the_baseline(recipe: Path) -> None:
+    orders = ["{raw: model, sft: sft}", "{sft: sft, raw: model}"]
+    stages = [
+        load_recipe(recipe, ["stages.card.stage=report", f"stages.card.models={order}"]).stages[-1] for order in orders
+    ]
+    inputs = {"model": "a", "sft": "b"}
+    assert run_module.depends_on(stages[0], inputs) != run_module.depends_on(stages[1], inputs)
+    assert run_module.depends_on(stages[0], inputs) == run_module.depends_on(stages[0], inputs)

@@ -150,6 +150,46 @@ def test_a_loss_that_is_not_finite_stops_names_the_examples_and_keeps_the_weight
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
+def test_a_validation_loss_that_is_not_finite_stops_and_is_no_best_one(tmp_path: Path, monkeypatch) -> None:
+    original, calls = sft_module.evaluate_sft, {"n": 0}
+
+    def poisoned(*arguments: object) -> dict[str, float]:
+        calls["n"] += 1
+        return {"loss": math.nan} if calls["n"] == 3 else original(*arguments)
+
+    monkeypatch.setattr(sft_module, "evaluate_sft", poisoned)
+    with pytest.raises(TrainingError, match="validation loss is nan after step") as caught:
+        train_sft(SFTConfig.parse(settings(tmp_path, save_every=1)))
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert caught.value.where == str(tmp_path / "run" / "checkpoints")
+    # The step that the NaN was measured after has changed the weights: it must not be saved under an earlier number.
+    assert [int(path.name.removeprefix("step-")) for path in kept] == [int(str(caught.value).split("step ")[1][0]) - 1]
+
+
+def test_data_or_model_that_changed_are_no_finished_run(tmp_path: Path) -> None:
+    values = settings(tmp_path, epochs=1)
+    train_sft(SFTConfig.parse(values))
+    data = tmp_path / "sft.jsonl"
+    before = data.read_text()
+    data.write_text(before.replace("paris", "london"))
+    with pytest.raises(OutputDirError, match="the data has changed since the run"):
+        train_sft(SFTConfig.parse(values))
+    data.write_text(before)
+    assert train_sft(SFTConfig.parse(values)).already_done
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trackio is not installed"):
+        train_sft(SFTConfig.parse({**settings(tmp_path), "model": "nowhere/at-all", "trackers": ["trackio"]}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_stands_for_its_model_from_python_too(tmp_path: Path) -> None:
+    first = train_sft(SFTConfig.parse(settings(tmp_path, epochs=1)))
+    again = settings(tmp_path, "dpo", epochs=1, model=str(first.out), out=str(tmp_path / "dpo"), lora={})
+    assert train_dpo(DPOConfig.parse(again)).steps > 0
+
+
 def test_best_weights_are_kept(tmp_path: Path) -> None:
     """With a learning rate that ruins the model late, the kept model is of the step with the lowest loss."""
     values = settings(tmp_path, epochs=12, learning_rate=0.5, warmup=0.9, schedule="constant", eval_every=4)

@@ -18,7 +18,7 @@ from burnish.evaluation.refusal import is_refusal
 from tests.starter.overlap import Text, normal, shared_runs, similar_prompts, words
 
 Row = dict[str, Any]
-CATEGORIES = {"facts", "format", "harm", "lookalike", "unanswerable", "answerable", "text_task", "multi_turn"}
+CATEGORIES = {"facts", "format", "harm", "help", "lookalike", "unanswerable", "answerable", "text_task", "multi_turn"}
 BEHAVIOURS = {"answers", "format", "harm", "lookalike", "abstain", "answerable", "topic"}
 FAILURES = {
     "rambling",
@@ -48,7 +48,8 @@ def load(name: str) -> list[Row]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-SFT = load("sft")
+TEXTS = [row for row in load("sft") if "text" in row]
+SFT = [row for row in load("sft") if "text" not in row]
 PAIRS = load("preferences")
 EVALUATION = load("evaluation")
 MCQ = load("mcq")
@@ -94,7 +95,8 @@ def evaluation_prompts() -> list[Text]:
 
 def training_texts() -> list[Text]:
     named = [("sft", row) for row in SFT] + [("preferences", row) for row in PAIRS]
-    return [Text(f"{f}:{row['id']}", m["content"]) for f, row in named for talk in conversations(row) for m in talk]
+    found = [Text(f"{f}:{row['id']}", m["content"]) for f, row in named for talk in conversations(row) for m in talk]
+    return found + [Text(f"sft:{row['id']}", row["text"]) for row in TEXTS]
 
 
 def training_prompts() -> list[Text]:
@@ -133,6 +135,14 @@ def test_sft_rows_are_conversations_that_end_with_an_answer() -> None:
         assert set(row) - {"checks"} == {"id", "category", "messages"}
         assert row["category"] in CATEGORIES
         assert_turns(row["messages"], "assistant")
+
+
+def test_plain_texts_are_passages_of_several_sentences() -> None:
+    assert len(TEXTS) >= 50
+    for row in TEXTS:
+        assert set(row) == {"id", "category", "text"}
+        assert 55 <= len(row["text"].split()) <= 125, row["id"]
+        assert len(re.findall(r"[.!?](?:\s|$)", row["text"])) >= 2, row["id"]
 
 
 def test_pairs_hold_a_prompt_and_two_different_answers() -> None:
@@ -188,7 +198,7 @@ def test_counts() -> None:
 
 
 def test_ids_are_unique_and_name_the_category() -> None:
-    for rows in (SFT, PAIRS, EVALUATION, MCQ, PROSE):
+    for rows in (SFT, TEXTS, PAIRS, EVALUATION, MCQ, PROSE):
         assert len({row["id"] for row in rows}) == len(rows)
         for row in rows:
             kind = row.get("category") or row.get("behaviour") or row["id"].split("-")[0]
@@ -196,7 +206,7 @@ def test_ids_are_unique_and_name_the_category() -> None:
 
 
 def test_texts_are_clean() -> None:
-    for rows in (SFT, PAIRS, EVALUATION, MCQ, PROSE):
+    for rows in (SFT, TEXTS, PAIRS, EVALUATION, MCQ, PROSE):
         for row in rows:
             for text in strings(row):
                 assert text == text.strip(), row["id"]
@@ -278,7 +288,7 @@ def test_refusals_refuse_and_nothing_harmless_is_refused() -> None:
         verdict = is_refusal(good_answer(row), last_question(row))
         if row["category"] == "harm":
             assert verdict, row["id"]
-        elif row["category"] in {"facts", "format", "lookalike", "answerable", "text_task"}:
+        elif row["category"] in {"facts", "format", "help", "lookalike", "answerable", "text_task"}:
             assert not verdict, row["id"]
     for row in PAIRS:
         bad = is_refusal(row["rejected"][0]["content"], last_question(row))
@@ -293,7 +303,7 @@ def test_abstentions_abstain_and_nothing_known_is_withheld() -> None:
         verdict = is_abstention(good_answer(row), last_question(row))
         if row["category"] == "unanswerable":
             assert verdict, row["id"]
-        elif row["category"] in {"facts", "lookalike", "answerable", "text_task"}:
+        elif row["category"] in {"facts", "help", "lookalike", "answerable", "text_task"}:
             assert not verdict, row["id"]
     for row in PAIRS:
         bad = is_abstention(row["rejected"][0]["content"], last_question(row))

@@ -14,6 +14,9 @@ from burnish.errors import DataError
 from burnish.models.loading import resolve_model
 from burnish.stages.run import model_of
 
+_LOOKED_AT = 100
+"""Usable rows that `--kind auto` looks for."""
+
 
 def check(
     data: str,
@@ -24,7 +27,7 @@ def check(
     n: Whole = 3,
     template: str = "auto",
     map: Annotated[list[str] | None, Parameter(negative=(), metavar="OLD=NEW...", consume_multiple=True)] = None,
-    on_bad_row: Literal["error", "skip"] = "skip",
+    on_bad_row: Literal["error", "skip"] = "error",
     limit: Whole | None = None,
     split: str | None = None,
     max_length: Whole | None = None,
@@ -40,7 +43,7 @@ def check(
     model
         Whose tokenizer, template, context and embeddings count.
     kind
-        What a row must yield; `auto` tries sft, preference and prompt in this order.
+        What a row must yield; `auto` takes the kind of which the first rows yield most.
     n
         Examples to show.
     template
@@ -48,7 +51,7 @@ def check(
     map
         Column names of the data: `old=new`.
     on_bad_row
-        List the rows that are not usable and go on, or stop.
+        Rows that are not usable make the data unfit, or are left out. They are listed in both cases.
     limit
         Look at the first so many examples only.
     split
@@ -71,7 +74,7 @@ def check(
     columns = parse_map(map or [])
     console = results()
     chosen = _kind(data, columns, split) if kind == "auto" else kind
-    loaded = load_examples(data, kind=chosen, columns=columns, on_bad_row=on_bad_row, limit=limit, split=split)
+    loaded = load_examples(data, kind=chosen, columns=columns, on_bad_row="skip", limit=limit, split=split)
     console.print(loaded.summary(), markup=False)
     source = resolve_model(model_of(model))
     found = load_model(source, dtype=torch.bfloat16, echo=messages().print)
@@ -93,18 +96,25 @@ def check(
         too_long=too_long,
     )
     show_report(report, console)
-    return 0 if report.ok else 1
+    refused = bool(loaded.bad_rows) and on_bad_row == "error"
+    if refused:
+        console.print(
+            "a stage would stop at the rows listed above; --on-bad-row skip leaves them out", style="bold red"
+        )
+    return 0 if report.ok and not refused else 1
 
 
 def _kind(data: str, columns: Mapping[str, str], split: str | None) -> Kind:
-    """The first kind of which the data holds at least one usable row."""
+    """The kind of which most of the first rows are usable; of equals the first."""
     from burnish.data.sources import load_examples
 
     kinds: tuple[Kind, ...] = ("sft", "preference", "prompt")
+    shares = []
     for kind in kinds:
         try:
-            load_examples(data, kind=kind, columns=columns, on_bad_row="skip", limit=1, split=split)
+            found = load_examples(data, kind=kind, columns=columns, on_bad_row="skip", limit=_LOOKED_AT, split=split)
         except DataError:
-            continue
-        return kind
-    return "sft"  # reading it again as this says what is wrong
+            shares.append(0.0)
+        else:
+            shares.append(len(found.examples) / found.n_read)
+    return kinds[shares.index(max(shares))]  # of data without a usable row, reading it as sft says what is wrong

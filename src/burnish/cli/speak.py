@@ -85,7 +85,7 @@ def generate(
     from burnish.rollout.chat import generate as answer_all
 
     asked = list(prompts) or _prompts_from_input()
-    params = _params(sampling)
+    params = _params(sampling, n)
     speakers = _speakers([model], loading)
     conversations = [conversation_of(prompt, loading.system) for prompt in asked]
     answer_all(
@@ -116,9 +116,14 @@ def chat(
     talk(_speakers(models, loading), params, console=results(), system=loading.system, side_by_side=columns)
 
 
-def _params(sampling: Sampling) -> SamplingParams:
+def _params(sampling: Sampling, n: int = 1) -> SamplingParams:
+    """Raises ConfigError where an option is without effect: greedy answers are all the same."""
     from burnish.rollout.sampler import SamplingParams
 
+    idle = {"--top-p": sampling.top_p != 1.0, "--top-k": sampling.top_k != 0, "--n": n > 1}
+    if sampling.temperature == 0.0 and any(idle.values()):
+        name = next(name for name, given in idle.items() if given)
+        raise ConfigError(f"{name} has no effect at temperature 0 (greedy)", fix="give --temperature 0.7, say")
     return SamplingParams(**asdict(sampling))
 
 

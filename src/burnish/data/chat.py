@@ -244,13 +244,18 @@ def encode_example(template: ChatTemplate, tokenizer: Tokenizer, example: Exampl
     the second: only then does the model see in training what it will see when it answers. What the template writes
     after the last stop token (ChatML's newline) is left away, so that a response ends as a sampled one does.
 
+    Plain text is tokenised as the tokenizer does it by itself (with BOS, where that is its way) and carries loss from
+    its second token on; no template and no stop token.
+
     Args:
         index: the example's place in its data set.
 
     Raises:
         TemplateError: naming the example and the turn: no prefix, no stop token, a stop token inside a turn's text,
-            or messages that the template refuses.
+            messages that the template refuses, or a plain text of a single token.
     """
+    if example.text is not None:
+        return _encode_text(template, tokenizer, example.text, str(example.origin), index)
     try:
         prompt = encode_prompt(template, tokenizer, example.prompt)
         responses = [_encode_response(template, tokenizer, example.prompt, r, prompt) for r in example.responses]
@@ -258,6 +263,19 @@ def encode_example(template: ChatTemplate, tokenizer: Tokenizer, example: Exampl
         where = f"{example.origin}; {error.where}" if error.where else str(example.origin)
         raise TemplateError(error.what, where=where, fix=error.fix) from None
     return PromptGroup(tuple(prompt), tuple(responses), str(example.origin), index)
+
+
+def _encode_text(template: ChatTemplate, tokenizer: Tokenizer, text: str, origin: str, index: int) -> PromptGroup:
+    if (stop_text := _stop_text(template, tokenizer)) in text:
+        raise TemplateError(
+            f"the text holds the stop token {stop_text!r}: the model would learn to stop in the middle of a text",
+            where=origin,
+            fix="take it out of the text",
+        )
+    ids = list(tokenizer.encode(text))
+    if len(ids) < 2:
+        raise TemplateError("a text of a single token leaves nothing to predict", where=origin, fix="leave the row out")
+    return PromptGroup((ids[0],), (Response.full(ids[1:]),), origin, index, plain_text=True)
 
 
 def _encode_response(

@@ -44,12 +44,14 @@ class Example:
             an assistant turn; an SFT response of a multi-turn conversation holds the later turns too.
         origin: the row's place.
         meta: the row's other columns (a category, an id, ...).
+        text: plain text in the place of a conversation; prompt and responses are empty then.
     """
 
     prompt: tuple[Message, ...]
     responses: tuple[tuple[Message, ...], ...]
     origin: Origin
     meta: Mapping[str, Any] = field(default_factory=dict)
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

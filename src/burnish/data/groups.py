@@ -55,6 +55,8 @@ class PromptGroup:
     origin: str = ""
     index: int = -1
     """The example's place in its data set; reference log-probs are cached under it."""
+    plain_text: bool = False
+    """No conversation: the text's first token is the prompt, the rest its only response, and nothing says stop."""
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -146,6 +146,7 @@ def preflight(
         *_check_counts(groups, kept),
         *_check_lengths(long, len(groups), context, too_long),
         *_check_loss(kept),
+        *_check_texts(kept),
         *_check_stop(kept, stop, template, tokenizer),
         *_check_template(kept, stop, template, tokenizer),
     ]
@@ -225,12 +226,24 @@ def _check_loss(groups: Sequence[PromptGroup]) -> list[Finding]:
     return [Finding("error", what, _places(empty), fix)]
 
 
+def _check_texts(groups: Sequence[PromptGroup]) -> list[Finding]:
+    """Plain texts teach no stop token, so there must be conversations beside them for a model that is to answer."""
+    texts = [group for group in groups if group.plain_text]
+    if not texts:
+        return []
+    if len(texts) < len(groups):
+        what = f"{len(texts):,} of {_count(len(groups), 'example')} are plain text, without template and stop token"
+        return [Finding("info", what)]
+    what = "all examples are plain text: the model will learn to go on with text, not to answer and stop"
+    return [Finding("warning", what, _places(texts), "for an assistant, give conversations (or prompt + completion)")]
+
+
 def _check_stop(
     groups: Sequence[PromptGroup], stop: int, template: ChatTemplate, tokenizer: Tokenizer
 ) -> list[Finding]:
-    """Every response must end with the stop token, with loss on it, and hold none before in a turn."""
+    """Every response must end with the stop token, with loss on it, and hold none before in a turn; text has none."""
     absent, hidden, early = [], [], []
-    for group in groups:
+    for group in (group for group in groups if not group.plain_text):
         for response in group.responses:
             if response.ids[-1] != stop:
                 absent.append(group)

@@ -2,14 +2,15 @@
 
 | kind       | a row is one of                                                                              |
 |------------|----------------------------------------------------------------------------------------------|
-| sft        | `messages`; `prompt` + `completion`; Alpaca's `instruction` (+ `input`) + `output`             |
+| sft        | `messages`; `prompt` + `completion`; Alpaca's `instruction` (+ `input`) + `output`; `text`     |
 | preference | `prompt` + `chosen` + `rejected`; `chosen` + `rejected` with the prompt implicit               |
 | prompt     | `prompt`; `messages`, its last response left out; `instruction`; the prompt of a pair          |
 
 Prompts and responses are text or lists of messages. `conversations` may stand for `messages`, `response` or `output`
 for `completion` and the reverse, `context` for `input`. A `system` column of text becomes the system message of a
 conversation that has none. A prompt in HH-RLHF's or Alpaca's text form becomes the turns that it spells out: the chat
-template gives a conversation its form, once.
+template gives a conversation its form, once. `text` is plain text, learned as it stands, without any template: a few
+such rows beside the conversations keep a model's ability to go on with ordinary text.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ _MESSAGES = ("messages", "conversations")
 _COMPLETION = ("completion", "response", "output")
 _OUTPUT = ("output", "response", "completion")
 _INPUT = ("input", "context")
+_CONVERSATION = (*_MESSAGES, "prompt", "instruction", *_COMPLETION, "chosen", "rejected")
 
 UNDERSTOOD: Mapping[Kind, str] = {
-    "sft": "'messages', 'prompt' + 'completion', or 'instruction' (+ 'input') + 'output'",
+    "sft": "'messages', 'prompt' + 'completion', 'instruction' (+ 'input') + 'output', or 'text'",
     "preference": "'prompt' + 'chosen' + 'rejected', or 'chosen' + 'rejected' that hold the prompt's turns too",
     "prompt": "'prompt', 'messages', or 'instruction' (+ 'input')",
 }
@@ -53,6 +55,10 @@ class _Row:
     def find(self, *names: str) -> str | None:
         """The first of `names` that the row has with a value."""
         return next((name for name in names if self.values.get(name) is not None), None)
+
+    def is_plain_text(self) -> bool:
+        """Whether the row has `text` and no column of a conversation."""
+        return self.find("text") is not None and self.find(*_CONVERSATION) is None
 
     def take(self, name: str) -> Any:
         self.used.add(name)
@@ -86,6 +92,10 @@ def example_from_row(values: Mapping[str, Any], origin: Origin, kind: Kind) -> t
         RowError: with the field at fault.
     """
     row = _Row(values, kind)
+    if kind == "sft" and row.is_plain_text():
+        text = require_text(row.take("text"), "text", empty="empty text")
+        meta = {name: value for name, value in values.items() if name not in row.used}
+        return Example((), (), origin, meta, text), "text"
     read = {"sft": _read_sft, "preference": _read_preference, "prompt": _read_prompt_only}[kind]
     prompt, responses, shape = read(row)
     prompt = _with_system(row, prompt)

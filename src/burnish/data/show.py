@@ -39,6 +39,7 @@ def show_examples(groups: Sequence[PromptGroup], tokenizer: Tokenizer, n: int, c
     special = {token for text, token in tokenizer.get_added_vocab().items() if text.strip()}
     for number, group in enumerate(groups[:n], start=1):
         counts = f"{len(group.prompt)} prompt tokens, {group.loss_tokens} with loss"
+        counts = f"plain text, {group.loss_tokens} tokens with loss" if group.plain_text else counts
         console.print()
         console.print(Text(f"example {number} of {len(groups)}  {group.origin}  ({counts})", style=_MARK))
         prompt = _spans(group.prompt, (False,) * len(group.prompt), (), tokenizer, special, console)

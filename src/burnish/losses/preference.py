@@ -156,6 +156,21 @@ def ipo(pairs: PairLogps, *, beta: float = 0.1) -> Tensor:
     return (pairs.margin - 1.0 / (2.0 * beta)) ** 2
 
 
+@preference_loss(paper="Pang et al. 2024, arXiv:2404.19733, eq. 1; alpha weighs the likelihood here, DPO there")
+def rpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
+    """DPO with a likelihood term: -log sigmoid(beta h) - alpha log pi(chosen) / |chosen|, with h the margin.
+
+    DPO alone may widen the margin while both responses become less probable; the second term, in nats per token, holds
+    the chosen one up.
+
+    Returns:
+        (P,) losses in nats.
+    """
+    if not 0.0 <= alpha < math.inf:
+        raise ValueError(f"alpha must be 0 or above, got {alpha}")
+    return -F.logsigmoid(beta * pairs.margin) - alpha * pairs.chosen / pairs.chosen_tokens
+
+
 def pair_logps(summed: Tensor, tokens: Tensor, reference: Tensor | None = None) -> PairLogps:
     """Split response-wise sums into pairs.
 

@@ -18,7 +18,7 @@ class LoRAConfig(Config):
 
     rank: int = Field(8, ge=1, le=4096)
     """r, the inner width of the update."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(16.0, gt=0, allow_inf_nan=False)
     """The update is scaled by alpha / r."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout on the adapter's input, in training."""

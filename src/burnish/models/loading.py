@@ -109,7 +109,10 @@ def resolve_model(model: str) -> ModelSource:
     if name in CATALOG:
         return ModelSource("catalog", name)
     if name.startswith("openai:"):
-        raise ModelError(f"{name} is an endpoint: it can be measured, not trained or loaded", fix="use it in a report")
+        raise ModelError(
+            f"{name} is an endpoint; burnish loads models and does not ask endpoints yet",
+            fix="give a catalog name, a directory or a hub id",
+        )
     path = Path(name).expanduser()
     if name and path.exists():
         return _resolve_directory(path, name)

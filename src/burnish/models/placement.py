@@ -37,8 +37,8 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype that `bfloat16`, `float32` or `auto` means on a device.
 
-    `auto` is bfloat16, but float32 on a CPU whose float32 matrix products are faster: with AMX, bfloat16 wins by a
-    factor of five; on server CPUs that know bfloat16 without AMX it may take twice the time of float32.
+    `auto` is bfloat16, but float32 on a CPU that multiplies float32 faster: matrix units (AMX) are far quicker in
+    bfloat16, while server CPUs that know bfloat16 without such a unit may be slower in it.
 
     Raises:
         ConfigError: for another name.

@@ -198,7 +198,7 @@ class _Reader:
             self.problems[place] = "this name is taken, or has other characters than letters, digits, - and _"
             return
         kind = values.pop("stage", name)
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             hint = suggest(str(kind), list(KINDS)) or f"; `stage:` is one of {', '.join(KINDS)}"
             self.problems[place if kind == name else f"{place}.stage"] = f"unknown stage {kind!r}{hint}"
             return
@@ -221,6 +221,7 @@ class _Reader:
         if spec.trains:
             values = _with_defaults(values, top, spec)
         if kind == "report":
+            values |= {"seed": top.seed} if top.seed is not None and "seed" not in own else {}
             values.setdefault("models", {"raw": RAW, **{stage: stage for stage in _trained(top)}})
         filled = {field: "-" for field in _CHOSEN_FOR_IT if field in spec.config.model_fields}
         try:

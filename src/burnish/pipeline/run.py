@@ -25,7 +25,8 @@ from rich.text import Text
 from burnish.data.sources import load_examples
 from burnish.errors import OutputDirError
 from burnish.files import write_json
-from burnish.pipeline.fingerprint import code_fingerprint, data_fingerprint, digest, model_fingerprint
+from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint
+from burnish.pipeline.fingerprint import code_fingerprint
 from burnish.pipeline.kinds import ReportConfig
 from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
 from burnish.stages.config import TrainConfig
@@ -158,6 +159,7 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         if field not in FREE_FIELDS and field not in _PLACES and field != "models":
             depends[field] = digest(value)
     if isinstance(stage.config, ReportConfig):
+        depends["models"] = digest(list(stage.config.models))  # the first is what the others are compared with
         depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
         sources = {"prompts": stage.config.prompts, "questions": "starter/mcq", "prose": "starter/prose"}
         depends |= {name: data_fingerprint(source) for name, source in sources.items()}

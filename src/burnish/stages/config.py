@@ -32,6 +32,8 @@ class TrainConfig(Config):
     """Column names of the data: `{old: new}`."""
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at the first row that is not usable, or count and list such rows and go on."""
+    split: str | None = None
+    """Of a hub id (`train` if not given), or of a directory with a file or folder for each split."""
     limit: int | None = Field(None, ge=1)
     """Use the first n examples only."""
     validation: float | str = 0.05

@@ -48,6 +48,9 @@ def train_dpo(config: DPOConfig, *, console: Console | None = None) -> RunResult
         groups = encode_data(config, actors, data, run, console)
         policy, backbone = actors.policy, actors.backbone
         reference = prepare_reference(actors, groups, config, run, console)
+        if not groups.validation or reference.role is None:
+            why = "the reference is gone after the first step" if groups.validation else "there are no held-out pairs"
+            console.print(f"no KL from the reference will be measured: {why}", highlight=False)
 
         def evaluate() -> dict[str, float]:
             return evaluate_dpo(policy, reference, groups.validation, loss_of, config)
@@ -105,7 +108,8 @@ def prepare_reference(actors: Actors, groups: TrainingData, config: DPOConfig, r
         tensors = {}
         if config.epochs > 1 or actors.reference is None:
             console.print(f"reference log-probs of {len(groups.train)} training pairs, once", highlight=False)
-            tensors["train"] = reference_logprobs(role, groups.train, config.micro_batch_tokens)
+            with Progress("reference", console) as shown:
+                tensors["train"] = reference_logprobs(role, groups.train, config.micro_batch_tokens, shown)
         if groups.validation:
             tensors["validation"] = reference_logprobs(role, groups.validation, config.micro_batch_tokens)
         with atomic_directory(store) as temporary:
@@ -115,13 +119,20 @@ def prepare_reference(actors: Actors, groups: TrainingData, config: DPOConfig, r
 
 
 @torch.no_grad()
-def reference_logprobs(role: Role, groups: Sequence[PromptGroup], tokens: int) -> Tensor:
+def reference_logprobs(
+    role: Role, groups: Sequence[PromptGroup], tokens: int, progress: Progress | None = None
+) -> Tensor:
     """(groups, 2) summed log-probs of chosen and rejected, in the order of `groups` (`index` is the place)."""
     backbone = role.backbone
     out = torch.empty(len(groups), 2)
-    for micro in micro_batches(groups, tokens=tokens, layout=backbone.layout):
+    parts = micro_batches(groups, tokens=tokens, layout=backbone.layout)
+    if progress is not None:
+        progress.start(len(parts), 0)
+    for done, micro in enumerate(parts, start=1):
         batch = collate(micro, layout=backbone.layout).to(backbone.device)
         out[list(batch.indices)] = response_logprobs(role, batch).summed().reshape(-1, 2).cpu()
+        if progress is not None:
+            progress.step(done, {})
     return out
 
 

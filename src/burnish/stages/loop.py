@@ -3,8 +3,8 @@
     with TrainingLoop(run, parameters, n_examples, evaluate) as loop:
         for step in loop:
             ...
-            step.backward(loss, origins)
-            step.log(margin=...)
+            step.backward(loss, tokens=..., origins=...)
+            step.add(margin=...)
 
 The rest is: learning rate, gradient clipping, the optimiser, metrics, validation, the best weights, checkpoints,
 signals, and going on from a checkpoint to the same bits.
@@ -48,6 +48,7 @@ class Step:
         self.loss = 0.0
         self.tokens = 0
         self.values: dict[str, float] = {}
+        self.origins: list[str] = []
 
     def backward(self, loss: Tensor, *, tokens: int, origins: Sequence[str]) -> None:
         """Add a micro-batch's share of the loss and its gradients.
@@ -64,6 +65,7 @@ class Step:
         if not math.isfinite(value):
             raise _not_finite(f"the loss is {value}", self.index, origins)
         torch.autograd.backward(loss)
+        self.origins += origins
         self.loss += value
         self.tokens += tokens
 
@@ -150,6 +152,7 @@ class TrainingLoop:
             step = Step(index, self.order.batch(index))
             yield step
             norm = self._clip(step)
+            self.under_way = None
             self.optimiser.step()
             self._log_step(step, rate, norm, time.perf_counter() - started)
             self._after(index + 1)
@@ -157,7 +160,7 @@ class TrainingLoop:
     def _clip(self, step: Step) -> float:
         norm = float(nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm))
         if not math.isfinite(norm):
-            raise _not_finite(f"the gradient norm is {norm}", step.index, [f"places {step.examples}"])
+            raise _not_finite(f"the gradient norm is {norm}", step.index, step.origins)
         return norm
 
     def _log_step(self, step: Step, rate: float, norm: float, seconds: float) -> None:
@@ -200,6 +203,12 @@ class TrainingLoop:
         self._record({"step": done, **{f"validation/{name}": value for name, value in metrics.items()}})
         self.progress.validation(done, metrics)
         loss = metrics["loss"]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the validation loss is {loss} after step {done}; training stopped, the last checkpoint is kept",
+                where=str(self.run.checkpoints),
+                fix="look at the held-out examples (burnish check), lower the learning rate, or use --dtype float32",
+            )
         self.state["metrics"] = metrics
         best = self.state["best_loss"]
         if done > 0 and (best is None or loss < best):

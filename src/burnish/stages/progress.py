@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -12,7 +13,13 @@ from rich.progress import Progress as RichProgress
 
 PLAIN_EVERY_SECONDS = 10.0
 VALIDATING = "validating"
-_SHOWN = ("loss", "margin", "accuracy", "kl", "tokens_per_second")
+_SHOWN = {
+    "loss": "loss {:.3f}",
+    "margin": "margin {:.2f}",
+    "accuracy": "acc {:.2f}",
+    "kl": "kl {:.3f}",
+    "tokens_per_second": "{:.0f} tok/s",
+}
 
 
 class Progress:
@@ -30,6 +37,15 @@ class Progress:
         self._task: TaskID | None = None
         self._last_line = 0.0
         self._info = self._message = ""
+        self._kl: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
     def start(self, n_steps: int, done: int) -> None:
         """Begin; `done` steps are behind already."""
@@ -39,7 +55,7 @@ class Progress:
         if self.console.is_terminal:
             self._bar = RichProgress(
                 TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=16),
+                BarColumn(bar_width=8),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[info]}"),
@@ -50,7 +66,7 @@ class Progress:
 
     def step(self, done: int, values: Mapping[str, Any]) -> None:
         """Show a step's values."""
-        info = self._info = summary(values)
+        info = self._info = summary({**values, **self._kl})
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, info=info)
             return
@@ -64,6 +80,7 @@ class Progress:
     def validation(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a validation."""
         text = summary(metrics)
+        self._kl = {"kl": metrics["kl"]} if "kl" in metrics else {}
         if self._message == VALIDATING:
             self.message(self._info)
         self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
@@ -82,10 +99,10 @@ class Progress:
 
 
 def summary(values: Mapping[str, Any]) -> str:
-    """The values worth a glance, in a line of at most 60 characters."""
+    """The values worth a glance, in a line of at most 60 characters; of KL, which costs, the last validation's."""
     parts = []
     for name in _SHOWN:
         if name in values:
             value = values[name]
-            parts.append(f"{value:.0f} tok/s" if name == "tokens_per_second" else f"{name} {value:.3f}")
+            parts.append(_SHOWN[name].format(value))
     return "  ".join(parts)

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from burnish import __version__
 from burnish.errors import OutputDirError
-from burnish.files import is_temporary, write_json
+from burnish.files import atomic_write, is_temporary, write_json
 from burnish.stages.config import TrainConfig
 
 FREE_FIELDS = {"out", "trackers", "keep_checkpoints", "save_every", "device"}
@@ -93,7 +93,7 @@ class Run:
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) is not None and (_step_of(line) or 0) <= after_step]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            atomic_write(path, "".join(line + "\n" for line in kept))
         self._metrics = path.open("a", encoding="utf-8")
 
     def log(self, values: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ from burnish.files import atomic_directory
 from burnish.models.adapters import load_adapter, save_adapter
 from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
+from burnish.models.fingerprint import data_fingerprint, model_fingerprint
 from burnish.models.loading import LoadedModel, ModelSource, load_model
 from burnish.models.lora import copy_adapter, count_trainable_params, inject
 from burnish.models.placement import DTYPES, pick_device, pick_dtype
 from burnish.models.roles import Backbone, Role
 from burnish.stages.config import TrainConfig
-from burnish.stages.run import Run, open_run
+from burnish.stages.run import Run, model_of, open_run
+from burnish.stages.trackers import check_trackers
 
 POLICY = "policy"
 START = "start"
@@ -81,9 +83,17 @@ class TrainingData:
 
 @contextmanager
 def stage_run(config: TrainConfig) -> Iterator[Run]:
-    """Open the run's directory for the length of a stage, with all random generators seeded."""
+    """Open the run's directory for the length of a stage, with all random generators seeded.
+
+    Raises:
+        ConfigError: a tracker is not installed.
+        OutputDirError: the directory holds something else, or data or model have changed since its run began.
+    """
+    check_trackers(config.trackers)
+    config = config.model_copy(update={"model": model_of(config.model)})
     run = open_run(config)
     try:
+        _demand_same_inputs(run)
         random.seed(config.seed)
         np.random.seed(config.seed)
         torch.manual_seed(config.seed)
@@ -95,17 +105,38 @@ def stage_run(config: TrainConfig) -> Iterator[Run]:
         run.close()
 
 
+def _demand_same_inputs(run: Run) -> None:
+    """Note the content of data and model when a run begins; later they must be the same, for a finished run too."""
+    config, before = run.config, run.record.get("inputs")
+    inputs = {"data": data_fingerprint(config.data)}
+    if isinstance(config.validation, str):
+        inputs["validation"] = data_fingerprint(config.validation)
+    if before is None or not run.finished:  # a finished run can outlive the model that it started from
+        inputs["model"] = model_fingerprint(config.model)
+    changed = [name for name, found in inputs.items() if (before or inputs).get(name, found) != found]
+    if changed:
+        raise OutputDirError(
+            f"the {changed[0]} has changed since the run in this directory was started",
+            where=str(run.out),
+            fix=f"choose another --out for a new run, or bring the {changed[0]} back",
+        )
+    if before is None:
+        run.note(inputs=inputs)
+
+
 def read_data(config: TrainConfig, kind: Kind, console: Console) -> tuple[LoadedData, LoadedData | None]:
     """Read the examples of the stage, and those of a validation set of its own if one is named."""
 
-    def read(data: str, limit: int | None) -> LoadedData:
-        loaded = load_examples(data, kind=kind, columns=config.map or None, on_bad_row=config.on_bad_row, limit=limit)
+    def read(data: str, limit: int | None, split: str | None) -> LoadedData:
+        loaded = load_examples(
+            data, kind=kind, columns=config.map or None, on_bad_row=config.on_bad_row, limit=limit, split=split
+        )
         if loaded.bad_rows:
-            console.print(loaded.summary(), highlight=False)
+            console.print(loaded.summary(), highlight=False, markup=False)
         return loaded
 
-    train = read(config.data, config.limit)
-    held_out = read(config.validation, None) if isinstance(config.validation, str) else None
+    train = read(config.data, config.limit, config.split)
+    held_out = read(config.validation, None, None) if isinstance(config.validation, str) else None
     return train, held_out
 
 
@@ -130,8 +161,11 @@ def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
     if full and loaded.source.adapter is not None:
         merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
     backbone = Backbone(loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
+    if backbone.layout == "rows":
+        console.print("this model's layers can't be masked for shared prompts: each response gets a row of its own")
     policy, reference = _full_roles(backbone) if full else _adapter_roles(backbone, loaded, config)
     trainable, total = count_trainable_params(loaded.model)
+    console.print(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%})", highlight=False)
     run.note(parameters={"trainable": trainable, "total": total})
     return Actors(policy, reference, tokenizer, template, stop_ids(template, tokenizer), base_name(loaded.source))
 
@@ -230,7 +264,7 @@ def _encode(examples: Sequence[Example], actors: Actors) -> list[PromptGroup]:
 
 
 def _numbered(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
-    return [PromptGroup(g.prompt, g.responses, g.origin, i) for i, g in enumerate(groups)]
+    return [replace(group, index=i) for i, group in enumerate(groups)]
 
 
 def _trainable_tokens(actors: Actors) -> list[str]:

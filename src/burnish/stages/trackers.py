@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -58,13 +59,28 @@ class WandbTracker:
         self.module.finish()
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """See that the trackers are installed, before anything is loaded.
+
+    Raises:
+        ConfigError: one is not; the message has the command that installs it.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise _not_installed(name)
+
+
 def _load(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ConfigError(
-            f"the tracker {package} is not installed", where="trackers", fix=f"pip install 'burnish[{package}]'"
-        ) from None
+        raise _not_installed(package) from None
+
+
+def _not_installed(package: str) -> ConfigError:
+    return ConfigError(
+        f"the tracker {package} is not installed", where="trackers", fix=f"pip install 'burnish[{package}]'"
+    )
 
 
 def open_trackers(names: Sequence[str], run: Run) -> list[Tracker]:
