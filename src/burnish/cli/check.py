@@ -43,7 +43,7 @@ def check(
     model
         Whose tokenizer, template, context and embeddings count.
     kind
-        What a row must yield; `auto` takes the kind of which the first rows yield most.
+        What a row must yield; `auto` takes what most of the first rows can be, prompts only if nothing else.
     n
         Examples to show.
     template
@@ -105,16 +105,20 @@ def check(
 
 
 def _kind(data: str, columns: Mapping[str, str], split: str | None) -> Kind:
-    """The kind of which most of the first rows are usable; of equals the first."""
+    """The kind of which most of the first rows are usable; prompts, which any row can be, only if nothing else is."""
     from burnish.data.sources import load_examples
 
-    kinds: tuple[Kind, ...] = ("sft", "preference", "prompt")
-    shares = []
-    for kind in kinds:
+    shares: dict[Kind, float] = {"sft": 0.0, "preference": 0.0}
+    for kind in shares:
         try:
             found = load_examples(data, kind=kind, columns=columns, on_bad_row="skip", limit=_LOOKED_AT, split=split)
         except DataError:
-            shares.append(0.0)
-        else:
-            shares.append(len(found.examples) / found.n_read)
-    return kinds[shares.index(max(shares))]  # of data without a usable row, reading it as sft says what is wrong
+            continue
+        shares[kind] = len(found.examples) / found.n_read
+    if any(shares.values()):
+        return max(shares, key=lambda kind: shares[kind])
+    try:
+        load_examples(data, kind="prompt", columns=columns, on_bad_row="skip", limit=1, split=split)
+    except DataError:
+        return "sft"  # reading it again as this says what is wrong
+    return "prompt"

@@ -146,7 +146,7 @@ def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
     device = pick_device(config.device)
     compute = compute_dtype(config, run, device)
     weights = torch.float32 if full else compute
-    loaded = load_model(config.model, dtype=weights, device=device, echo=console.print)
+    loaded = load_model(run.config.model, dtype=weights, device=device, echo=console.print)
     for notice in loaded.notices:
         console.print(notice, highlight=False)
     tokenizer = loaded.tokenizer
