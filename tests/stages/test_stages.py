@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import BurnishError, ConfigError, OutputDirError, TrainingError
@@ -17,6 +18,7 @@ from burnish.stages import sft as sft_module
 from burnish.stages.config import DPOConfig, SFTConfig
 from burnish.stages.dpo import train_dpo
 from burnish.stages.optim import learning_rate, make_optimiser
+from burnish.stages.setup import stage_run
 from burnish.stages.sft import train_sft
 from tests.models.families import tiny
 from tests.stages.toy import settings
@@ -176,6 +178,17 @@ def test_data_or_model_that_changed_are_no_finished_run(tmp_path: Path) -> None:
         train_sft(SFTConfig.parse(values))
     data.write_text(before)
     assert train_sft(SFTConfig.parse(values)).already_done
+
+
+def test_an_adapter_that_was_trained_anew_is_not_gone_on_with(tmp_path: Path) -> None:
+    first = train_sft(SFTConfig.parse(settings(tmp_path, epochs=1)))
+    values = settings(tmp_path, "dpo", epochs=1, model=str(first.out), out=str(tmp_path / "dpo"), lora={})
+    with stage_run(DPOConfig.parse(values)) as run:
+        (run.checkpoints / "step-00000001").mkdir(parents=True)
+    weights = first.model / "adapter_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(OutputDirError, match="the model has changed since the run"):
+        train_dpo(DPOConfig.parse(values))
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -75,8 +75,13 @@ def _source_fingerprint(source: ModelSource) -> str:
         return digest(["catalog", catalog_entry(source.id).sha256, CONVERSION])
     if source.path is None:
         return digest(["hub", source.id, source.revision])
-    own = _files_fingerprint(source.path, source.path.iterdir())
+    own = directory_fingerprint(source.path)
     return own if source.base is None else digest([own, _source_fingerprint(source.base)])
+
+
+def directory_fingerprint(directory: Path) -> str:
+    """Hash of the files that lie in a directory (not below it)."""
+    return _files_fingerprint(directory, directory.iterdir())
 
 
 def _files_fingerprint(directory: Path, files: Iterable[Path]) -> str:

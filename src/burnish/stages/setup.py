@@ -31,8 +31,8 @@ from burnish.files import atomic_directory
 from burnish.models.adapters import load_adapter, save_adapter
 from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
-from burnish.models.fingerprint import data_fingerprint, model_fingerprint
-from burnish.models.loading import LoadedModel, ModelSource, load_model
+from burnish.models.fingerprint import data_fingerprint, directory_fingerprint
+from burnish.models.loading import LoadedModel, ModelSource, load_model, resolve_model
 from burnish.models.lora import copy_adapter, count_trainable_params, inject
 from burnish.models.placement import DTYPES, pick_device, pick_dtype
 from burnish.models.roles import Backbone, Role
@@ -106,13 +106,16 @@ def stage_run(config: TrainConfig) -> Iterator[Run]:
 
 
 def _demand_same_inputs(run: Run) -> None:
-    """Note the content of data and model when a run begins; later they must be the same, for a finished run too."""
+    """Note the content of data and of a starting adapter when a run begins; later they must be the same.
+
+    That holds for a finished run too, but for the adapter, which a finished run can outlive.
+    """
     config, before = run.config, run.record.get("inputs")
     inputs = {"data": data_fingerprint(config.data)}
     if isinstance(config.validation, str):
         inputs["validation"] = data_fingerprint(config.validation)
-    if before is None or not run.finished:  # a finished run can outlive the model that it started from
-        inputs["model"] = model_fingerprint(config.model)
+    if not run.finished and (adapter := resolve_model(config.model).adapter) is not None:
+        inputs["model"] = directory_fingerprint(adapter)
     changed = [name for name, found in inputs.items() if (before or inputs).get(name, found) != found]
     if changed:
         raise OutputDirError(
