@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from burnish.cli import main
 from tests.cli.tools import Burnish, demand_one_message, sft
@@ -133,6 +135,21 @@ def test_check_takes_the_kind_that_most_rows_are_of(here: Path, burnish: Burnish
     assert result.code == 0, result.err
     assert "prompt + chosen + rejected" in result.out
     assert "1 row left out" in result.out
+
+
+def test_check_knows_the_token_rows_that_an_adapter_brings_along(here: Path, burnish: Burnish) -> None:
+    path = here / "base" / "model.safetensors"
+    weights = load_file(path)
+    name = next(key for key in weights if "embed_tokens" in key)
+    stop = AutoTokenizer.from_pretrained(here / "base").eos_token_id
+    weights[name][-1] = weights[name][stop]  # the stop token's row is another one's too: nobody can tell them apart
+    save_file(weights, path, metadata={"format": "pt"})
+    eos = AutoTokenizer.from_pretrained(here / "base").eos_token
+    assert burnish("check", "sft.jsonl", "--model", "base").code == 1
+    trained = burnish(*sft("--lora.trainable-tokens", eos))
+    assert trained.code == 0, trained.err
+    result = burnish("check", "sft.jsonl", "--model", "run")
+    assert result.code == 0, result.out
 
 
 def test_options_without_effect_are_refused(here: Path, burnish: Burnish) -> None:

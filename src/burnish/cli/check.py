@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,6 +13,9 @@ from burnish.data.examples import Kind
 from burnish.errors import DataError
 from burnish.models.loading import resolve_model
 from burnish.stages.run import model_of
+
+if TYPE_CHECKING:
+    from burnish.models.loading import LoadedModel
 
 _LOOKED_AT = 100
 """Usable rows that `--kind auto` looks for."""
@@ -92,7 +95,7 @@ def check(
         resolved,
         context=min(max_length or found.context_length, found.context_length),
         embeddings=output.weight,
-        trainable_tokens=(trainable_tokens or ()) if tied else (),
+        trainable_tokens=[*(trainable_tokens or ()), *_trained_tokens(found)] if tied else (),
         too_long=too_long,
     )
     show_report(report, console)
@@ -102,6 +105,19 @@ def check(
             "a stage would stop at the rows listed above; --on-bad-row skip leaves them out", style="bold red"
         )
     return 0 if report.ok and not refused else 1
+
+
+def _trained_tokens(found: LoadedModel) -> list[str]:
+    """The tokens whose rows an adapter brings along: they have been trained, whatever the base's rows are."""
+    from burnish.models.adapters import load_adapter
+    from burnish.models.lora import token_rows_of
+
+    if found.source.adapter is None:
+        return []
+    load_adapter(found.model, found.source.adapter, "checked")
+    own = token_rows_of(found.model, "checked")
+    tokenizer: Any = found.tokenizer
+    return [] if own is None else list(tokenizer.convert_ids_to_tokens(own[0].tolist()))
 
 
 def _kind(data: str, columns: Mapping[str, str], split: str | None) -> Kind:
