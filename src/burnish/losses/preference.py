@@ -168,7 +168,7 @@ def rpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
     """
     if not 0.0 <= alpha < math.inf:
         raise ValueError(f"alpha must be 0 or above, got {alpha}")
-    return -F.logsigmoid(beta * pairs.margin) - alpha * pairs.chosen / pairs.chosen_tokens
+    return sigmoid(pairs, beta=beta) - alpha * pairs.chosen / pairs.chosen_tokens
 
 
 def pair_logps(summed: Tensor, tokens: Tensor, reference: Tensor | None = None) -> PairLogps:
