@@ -97,6 +97,52 @@ def test_bf16_keeps_the_gradient_of_a_confident_token() -> None:
     assert low.grad[0, 0].item() == pytest.approx(p_other, rel=0.01)
 
 
+@pytest.mark.parametrize("softcap", [None, 20.0])
+def test_negligible_columns_cost_the_gradient_no_more_than_promised(
+    softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A vocabulary of 400 of which 40 tokens have nearly all of the mass: those of the tail lie at about e^-18 = 1.5e-8.
+    vocabulary, width, n = 400, 16, 9
+    weight = torch.randn(vocabulary, width, dtype=torch.float64)
+    weight[:, 0] = torch.where(torch.arange(vocabulary) % 10 == 0, 0.0, -18.0)
+    hidden = torch.randn(n, width, dtype=torch.float64) * 0.3
+    hidden[:, 0] = 1.0
+    targets = torch.arange(n) * 7  # of both kinds
+    exact = hidden.clone().requires_grad_()
+    expected = whole_logprobs(exact, weight, None, 1.0, softcap, targets)
+    expected.sum().backward()
+
+    taken: list[int] = []
+    original = logprobs._columns_with_mass
+
+    def spy(p, total, states):
+        columns = original(p, total, states)
+        taken.append(p.shape[1] if columns is None else columns.numel())
+        return columns
+
+    monkeypatch.setattr(logprobs, "_columns_with_mass", spy)
+    single = hidden.float().requires_grad_()
+    got = token_logprobs(single, OutputHead(weight.float(), softcap=softcap), targets)
+    got.sum().backward()
+    assert sum(taken) < 0.25 * vocabulary * 3  # three tiles of tokens
+    assert torch.allclose(got.double(), expected, rtol=1e-5, atol=1e-5)  # log-probs lose nothing
+    assert (single.grad.double() - exact.grad).norm() < 3e-4 * exact.grad.norm()
+
+
+def test_a_token_that_matters_to_one_row_only_is_kept() -> None:
+    # Column 1 has probability 1e-12 in the first row and 1/2 in the second: its share must reach the second's gradient.
+    weight = torch.tensor([[0.0], [1.0], *[[0.0]] * 8])
+    weight[2:] = -40.0
+    hidden = torch.tensor([[-27.6], [0.0]], requires_grad=True)
+    head = OutputHead(weight, bias=torch.tensor([0.0, 0.0, *[-60.0] * 8]))
+    token_logprobs(hidden[1:], head, torch.tensor([0])).sum().backward()
+    alone = hidden.grad[1].clone()
+    hidden.grad = None
+    token_logprobs(hidden[:, :], head, torch.tensor([0, 0]))[1].backward()
+    assert alone.item() == pytest.approx(-0.5, rel=1e-5)
+    assert hidden.grad[1].item() == pytest.approx(-0.5, rel=1e-5)
+
+
 def test_extreme_logits_stay_finite() -> None:
     hidden = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
     head = OutputHead(torch.tensor([[1.0], [-1.0], [0.5]]))

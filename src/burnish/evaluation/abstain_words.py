@@ -51,7 +51,8 @@ SPEAKER_DOES_NOT_KNOW = wordings(
     <I> (?:am|are)<adv> (?:unable to <sense>|unaware|unsure|uncertain|unfamiliar)\b
     <I> (?:have|had) no (?!doubt|problem|objection|trouble|choice|interest|intention|need)\w+
     <I> (?:know of|am aware of|have heard of|see|find|found|know|can find|could find) no\b
-    <I> have (?:not|never)<adv> (?:heard|seen|come across|met|encountered|been (?:told|given|shown))\b
+    <I> have (?:not|never)<adv> (?:heard|seen|come across|met|encountered|received|been (?:told|given|shown))\b
+    <I> did not<adv> (?:receive|get) (?:any|an?|the|your)\b
     <I> was not (?:there|told|given|present|shown)\b
     (?:not|nothing) (?:something |anything )?(?:that )?<I> (?:know|recogni[sz]e|(?:can|could) <sense>|have|am aware)\b
     ^(?:sorry,? )?(?:no idea|not sure|impossible to (?:say|know|tell)|unknown)\b
@@ -59,7 +60,8 @@ SPEAKER_DOES_NOT_KNOW = wordings(
     you (?:have|did|had) not (?:yet )?<told>\b
     only you (?:can |would |could |will )?(?:know|tell|remember|say)\b
     (?:no|not any|not an?) (?:\w+ )?<things>(?: \w+){0,3} (?:<shared>|<here>)\b
-    nothing (?:came|has come|comes) (?:through|with)\b
+    (?:nothing|no (?:\w+ ){1,2})(?:came|has come|have come|comes) (?:through|with)\b
+    your (?:\w+ ){1,3}(?:is|are|was|were) not <shared>\b
     nothing (?:is|was|has been|about [^.;]{1,50} has been) <shared>\b
     """,
     **_SPEAKER,
@@ -99,7 +101,8 @@ _ANYBODY = {
         been (?:chosen|elected|awarded|announced|run|set)
     """,
     "people": """
-        scientists|philosophers|experts|historians|researchers|physicists|people|thinkers|scholars|science|biologists
+        (?:(?:scientists|philosophers|experts|historians|researchers|physicists|people|thinkers|scholars|science\\
+        |biologists)(?: and )?){1,2}
     """,
     "sources": "history|records?|sources?|chronicles?|the (?:text|story|book|bible|sources|records|evidence)",
     "verdict": """

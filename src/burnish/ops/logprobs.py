@@ -10,6 +10,10 @@ the running maximum of online softmax (Milakov & Gimelshein 2018, arXiv:1805.028
 per token: two matrix products over the vocabulary in all, none of them in backward, and memory flat in V. Only when
 the output matrix itself is trained are the logits computed again, tile by tile.
 
+Most of a vocabulary has no share in the sum over v: on a CPU the second product leaves out the columns of a tile whose
+probability is negligible for every token in it (Wijmans et al. 2025, arXiv:2411.09009, section 4.3, who do so by block
+in bf16). Log-probs are exact all the same; `NEGLIGIBLE` says what the gradient loses.
+
 Legend: N tokens, V vocabulary, D hidden, M substituted rows.
 """
 
@@ -28,6 +32,11 @@ VOCAB_TILE = 4096
 """A tile of logits (512 x 4096) fits in a CPU's last-level cache in fp32 and fills a matrix unit."""
 CUDA_FACTOR = 4
 """Tiles are so many times longer in both directions on a GPU, where launches cost more than cache misses."""
+NEGLIGIBLE = {torch.float32: 1e-6, torch.bfloat16: 1e-5}
+"""By the dtype of the hidden states: the probability below which a token of the vocabulary adds nothing to the
+gradient. Over responses of Gemma 3 270M, which keeps a quarter and an eighth of its 262,144 rows so, the gradient is
+off by 3e-4 and 2e-3 of its norm; rounding to bf16 alone costs 4e-3. Not in float64, and not on a GPU, where to ask
+which columns are left would stop the queue at every tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +284,11 @@ def _logprobs_of_tile(
             # At -inf the slope is -inf too and p is 0; their product must be 0.
             weights = p if slope is None else torch.where(p > 0, p * slope, 0.0)
             jacobian.mul_(shrink.unsqueeze(1))
-            jacobian.add_(weights.to(hidden.dtype) @ tile.weight.to(hidden.dtype))
+            rows = tile.weight
+            columns = _columns_with_mass(p, total + torch.exp(target - new_highest), hidden)
+            if columns is not None:
+                weights, rows = weights[:, columns], rows[columns]
+            jacobian.add_(weights.to(hidden.dtype) @ rows.to(hidden.dtype))
         highest = new_highest
     others = highest + torch.log(total)
     lse = torch.logaddexp(others, target)
@@ -286,6 +299,21 @@ def _logprobs_of_tile(
         jacobian.mul_(-torch.exp(highest - lse).unsqueeze(1)).add_(target_rows * own.unsqueeze(1))
         jacobian.mul_(tiles.scale)
     return target - lse, lse
+
+
+def _columns_with_mass(p: Tensor, total: Tensor, hidden: Tensor) -> Tensor | None:
+    """The columns of a tile that are not negligible for all of its tokens, or none where all are to be taken.
+
+    Args:
+        p: (n, tile) exp(logit - the highest so far).
+        total: (n,) their sum over the vocabulary so far; it only grows, so that a share is never underrated.
+        hidden: the tile's hidden states, for their dtype and device.
+    """
+    least = NEGLIGIBLE.get(hidden.dtype)
+    if least is None or hidden.is_cuda:
+        return None
+    columns = (p > (least * total).unsqueeze(1)).any(0).nonzero().squeeze(1)
+    return columns if 2 * columns.numel() < p.shape[1] else None
 
 
 def _output_gradients(
