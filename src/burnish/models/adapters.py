@@ -30,12 +30,15 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
+HEAD = "score"
+"""What transformers and PEFT call the head of a classifier with one label: a reward model's or a critic's."""
+_HEAD_TENSOR = f"{_PREFIX}{HEAD}.weight"
 # Fields of PEFT's config that change what an adapter computes, with the value that means "not used".
 _NOT_UNDERSTOOD: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
     "lora_bias": (False, None),
     "bias": ("none", None),
-    "modules_to_save": (None, []),
+    "modules_to_save": (None, [], [HEAD]),
     "target_parameters": (None, []),
     "layer_replication": (None, []),
     "use_qalora": (False, None),
@@ -58,7 +61,9 @@ def adapter_tensors(model: nn.Module, adapter: str) -> dict[str, Tensor]:
     return tensors
 
 
-def save_adapter(model: nn.Module, adapter: str, directory: Path, *, base: str) -> None:
+def save_adapter(
+    model: nn.Module, adapter: str, directory: Path, *, base: str, head: Tensor | None = None
+) -> None:
     """Write an adapter into an existing directory.
 
     Args:
@@ -66,6 +71,7 @@ def save_adapter(model: nn.Module, adapter: str, directory: Path, *, base: str) 
         adapter: its name in the model; the files do not mention it.
         directory: where the two files go.
         base: what `base_model_name_or_path` will say: a path, hub id or catalog name.
+        head: (1, D) a scalar head, which makes the adapter a reward model's or a critic's.
 
     Raises:
         AdapterError: when the model holds no such adapter.
@@ -82,7 +88,7 @@ def save_adapter(model: nn.Module, adapter: str, directory: Path, *, base: str) 
     text = model.config.get_text_config()  # type: ignore[union-attr, operator]
     values = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if head is None else "SEQ_CLS",
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": config.rank,
@@ -92,11 +98,14 @@ def save_adapter(model: nn.Module, adapter: str, directory: Path, *, base: str) 
         "target_modules": names if find_targets(model, names) == paths else paths,
         "fan_in_fan_out": layers[0][1].transposed,
         "bias": "none",
-        "modules_to_save": None,
+        "modules_to_save": None if head is None else [HEAD],
         "trainable_token_indices": None if rows is None else rows[0].tolist(),
         **_patterns(layers, adapter, config),
     }
-    save_file(adapter_tensors(model, adapter), directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    tensors = adapter_tensors(model, adapter)
+    if head is not None:
+        tensors[_HEAD_TENSOR] = head.detach().cpu().contiguous()
+    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     fingerprint = {"vocab_size": text.vocab_size, "hidden_size": text.hidden_size, "model_type": text.model_type}
     (directory / "burnish_adapter.json").write_text(
@@ -115,20 +124,52 @@ def _patterns(layers: list[tuple[str, LoRALinear]], adapter: str, common: LoRACo
 
 
 def load_adapter(model: nn.Module, directory: Path, adapter: str) -> None:
-    """Read an adapter in PEFT's format into a model, under the name `adapter`.
+    """Read an adapter of a language model, in PEFT's format, into a model, under the name `adapter`.
 
     Raises:
-        AdapterError: when the files are missing or unreadable, the adapter uses a feature that is not understood, or
-            it does not fit the model; each message says which. The model is then as it was.
+        AdapterError: when the files are missing or unreadable, the adapter uses a feature that is not understood, it
+            does not fit the model, or it is a reward model's; each message says which. The model is then as it was.
     """
+    if _load(model, directory, adapter, with_head=False) is not None:
+        raise AssertionError("an adapter with a head is refused before it is loaded")
+
+
+def load_adapter_with_head(model: nn.Module, directory: Path, adapter: str) -> Tensor:
+    """Read a reward model's or a critic's adapter, in PEFT's format, into a model; the same errors as `load_adapter`.
+
+    Returns:
+        (1, D) the scalar head, in float32 or wider.
+    """
+    head = _load(model, directory, adapter, with_head=True)
+    assert head is not None
+    return head
+
+
+def _load(model: nn.Module, directory: Path, adapter: str, *, with_head: bool) -> Tensor | None:
     check_new_name(model, adapter)
     values, tensors = _read(directory)
+    head = tensors.pop(_HEAD_TENSOR, None)
+    if head is None and with_head:
+        raise AdapterError(
+            "the adapter has no scalar head, so it gives no scores",
+            where=str(directory),
+            fix="use what the stage reward left (burnish reward)",
+        )
+    if head is not None and not with_head:
+        raise AdapterError(
+            "this is a reward model: it gives scores and writes no text",
+            where=str(directory),
+            fix="use an adapter of sft, dpo or ppo here; burnish score asks a reward model",
+        )
     pairs, rows = _sort_tensors(tensors, directory)
     _check_fit(model, pairs, rows, values, directory)
+    if head is not None and tuple(head.shape) != (1, model.get_input_embeddings().weight.shape[1]):  # type: ignore[operator]
+        raise _misfit(f"its head is {tuple(head.shape)}", directory)
     for path, (a, b) in pairs.items():
         add_layer(model, path, adapter, _layer_config(values, path, a.shape[0]), a, b)
     if rows is not None:
         add_token_rows(model, adapter, values["trainable_token_indices"], rows)
+    return head
 
 
 def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -52,6 +52,11 @@ def read_config(directory: Path) -> Any:
         ) from error
 
 
+def is_classifier(config: Any) -> bool:
+    """Whether the configuration is a sequence classifier's, as a reward model's is."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
 def read_weights(directory: Path, dtype: torch.dtype, **options: Any) -> tuple[Any, dict[str, Any]]:
     """The causal language model of a directory, and transformers' loading report (`missing_keys`, ...)."""
     from transformers import AutoModelForCausalLM

@@ -24,6 +24,7 @@ from burnish.models.directory import (
     explain_path,
     first_line,
     is_adapter,
+    is_classifier,
     read_config,
     read_weights,
 )
@@ -151,6 +152,7 @@ def load_model(
     device: torch.device | str = "cpu",
     attn_implementation: str = "sdpa",
     echo: Echo = print,
+    classifier: bool = False,
 ) -> LoadedModel:
     """Load a decoder-only causal language model and its tokenizer.
 
@@ -160,6 +162,7 @@ def load_model(
         device: where they go.
         attn_implementation: a transformers name; families without sdpa get eager.
         echo: takes lines on a conversion or download.
+        classifier: the directory holds a reward model, whose output projection nobody will use.
 
     Raises:
         ModelError: the model can't be found, read or used; the message says what to do.
@@ -173,7 +176,13 @@ def load_model(
     check_weights(directory)
     tokenizer = _load_tokenizer(_tokenizer_directory(source, directory))
     attention = _supported_attention(config, attn_implementation)
-    loaded, notices = _load_weights(directory, config, dtype, attention)
+    if not classifier and is_classifier(config):
+        raise ModelError(
+            "this is a classifier or a reward model: it gives scores and writes no text",
+            where=str(directory),
+            fix="use the language model itself; burnish score asks a reward model",
+        )
+    loaded, notices = _load_weights(directory, config, dtype, attention, classifier=classifier)
     notices += _check_vocabulary(tokenizer, loaded, directory)
     return LoadedModel(
         model=_to_device(loaded, device),
@@ -268,7 +277,7 @@ def _supported_attention(config: Any, wanted: str) -> str:
 
 
 def _load_weights(
-    directory: Path, config: Any, dtype: torch.dtype, attention: str
+    directory: Path, config: Any, dtype: torch.dtype, attention: str, *, classifier: bool
 ) -> tuple[PreTrainedModel, list[str]]:
     try:
         with _no_progress_bars():
@@ -279,16 +288,24 @@ def _load_weights(
             where=str(directory),
             fix="the file may be damaged or belong to another config.json: copy or download it again",
         ) from error
-    if missing := sorted(info["missing_keys"]):
+    projection, head = _output_names(model) if classifier else set(), {"score.weight"} if classifier else set()
+    if missing := sorted(set(info["missing_keys"]) - projection):
         raise ModelError(
             f"the weights lack {len(missing)} tensors that the model needs, the first is {missing[0]}",
             where=str(directory),
             fix="a classifier or a bare encoder has no output projection; use the causal language model itself",
         )
-    unexpected = sorted(info["unexpected_keys"])
+    unexpected = sorted(set(info["unexpected_keys"]) - head)
     if not unexpected:
         return model, []
     return model, [f"{len(unexpected)} tensors of the weights are not used, the first is {unexpected[0]}."]
+
+
+def _output_names(model: Any) -> set[str]:
+    """Names of the output projection's tensors."""
+    output = model.get_output_embeddings()
+    prefix = next(name for name, module in model.named_modules() if module is output)
+    return {f"{prefix}.{name}" for name, _ in output.named_parameters()}
 
 
 def _to_device(model: Any, device: torch.device | str) -> Any:

@@ -131,3 +131,34 @@ class DPOConfig(TrainConfig):
     """The preference loss and its options, as in `{name: sigmoid, beta: 0.1, label_smoothing: 0.0}`."""
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0)
     """The peak learning rate."""
+
+
+class RewardConfig(TrainConfig):
+    """A reward model: a scalar head, and an adapter beside it, learn to score the better response higher."""
+
+    stage: ClassVar[str] = "reward"
+
+    tuning: Literal["lora", "head", "full"] = "lora"  # type: ignore[assignment]
+    """Train an adapter with its head, the head alone (on features computed once), or all of the weights."""
+    learning_rate: float = Field(1e-4, gt=0.0, le=1.0)
+    """The peak learning rate."""
+    margin: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    """How far apart the scores of a pair should be at least."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    """The share of the labels that is taken to be wrong."""
+    centring: float = Field(0.01, ge=0.0, allow_inf_nan=False)
+    """Weight of (r_chosen + r_rejected)^2, which keeps the scores around zero."""
+    members: int = Field(1, ge=1, le=16)
+    """So many adapters with heads, an ensemble; each sees a bootstrap sample of the pairs in an order of its own."""
+    holdout: bool = False
+    """Keep the last member away from PPO, as the judge of over-optimisation."""
+
+    @model_validator(mode="after")
+    def _members_are_adapters(self) -> Self:
+        if self.members > 1 and self.tuning != "lora":
+            raise ValueError("members of an ensemble are adapters: more than one need tuning: lora")
+        if self.holdout and self.members < 2:
+            raise ValueError("holdout keeps one member back: it needs members: 2 or more")
+        if self.tuning == "head" and self.lora.trainable_tokens:
+            raise ValueError("lora.trainable_tokens belongs to tuning: lora; tuning: head trains the head alone")
+        return self

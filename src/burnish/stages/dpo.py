@@ -45,7 +45,7 @@ def train_dpo(config: DPOConfig, *, console: Console | None = None) -> RunResult
             return run.result(already_done=True)
         data = read_data(config, "preference", console)
         actors = load_actors(config, run, console)
-        groups = encode_data(config, actors, data, run, console)
+        groups = encode_data(config, actors.ground, data, run, console, policy=actors.policy)
         policy, backbone = actors.policy, actors.backbone
         reference = prepare_reference(actors, groups, config, run, console)
         if not groups.validation or reference.role is None:

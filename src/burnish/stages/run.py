@@ -24,6 +24,8 @@ from burnish.errors import OutputDirError
 from burnish.files import atomic_write, is_temporary, write_json
 from burnish.stages.config import TrainConfig
 
+COMPUTED_ONCE = ("reference", "features")
+"""What a stage computes of the frozen model before its first step, and keeps for a resume."""
 FREE_FIELDS = {"out", "trackers", "keep_checkpoints", "save_every", "device"}
 """What may change between the first start and a resume without making it another run."""
 
@@ -112,7 +114,7 @@ class Run:
         """Remove what this call made when it failed before the first checkpoint: a mistyped model leaves no trace."""
         if not self.fresh or _has_progress(self.record, self.out):
             return
-        own = {"run.json", "metrics.jsonl", "reference"}
+        own = {"run.json", "metrics.jsonl", *COMPUTED_ONCE}
         if all(path.name in own or _is_ours(path.name) for path in self.out.iterdir()):
             shutil.rmtree(self.out, ignore_errors=True)
 
@@ -203,7 +205,8 @@ def _resumable(existing: dict[str, Any], wanted: dict[str, Any], out: Path) -> d
     """The record to go on with under other settings: only free ones differ, or nothing was done yet."""
     if _has_progress(existing, out):
         return {**existing, "config": wanted}
-    shutil.rmtree(out / "reference", ignore_errors=True)
+    for name in COMPUTED_ONCE:
+        shutil.rmtree(out / name, ignore_errors=True)
     return None
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +32,16 @@ from burnish.models.adapters import load_adapter, save_adapter
 from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
 from burnish.models.fingerprint import data_fingerprint, directory_fingerprint
-from burnish.models.loading import LoadedModel, ModelSource, load_model, resolve_model
-from burnish.models.lora import copy_adapter, count_trainable_params, inject
+from burnish.models.loading import ModelSource, load_model, resolve_model
+from burnish.models.lora import (
+    adapter_parameters,
+    backbone_parameters,
+    copy_adapter,
+    count_trainable_params,
+    inject,
+)
 from burnish.models.placement import DTYPES, pick_device, pick_dtype
-from burnish.models.roles import Backbone, Role
+from burnish.models.roles import Backbone, Role, freeze
 from burnish.stages.config import TrainConfig
 from burnish.stages.run import Run, model_of, open_run
 from burnish.stages.trackers import check_trackers
@@ -46,26 +52,41 @@ MERGE_PROBE = "The quick brown fox jumps over the lazy dog. 1, 2, 3: What comes 
 
 
 @dataclass(frozen=True, slots=True)
-class Actors:
-    """Who takes part in a stage.
+class Ground:
+    """What a stage stands on.
 
     Attributes:
-        policy: the role that trains.
-        reference: where the stage starts, frozen: the adapter it started from, or the plain model. None with full
-            fine-tuning, where the starting weights are gone after the first step; what is needed of them is computed
-            before it.
+        backbone: the model, without adapters but for the one that the stage starts from.
+        start: that adapter's name in the model, or none for a plain model.
         tokenizer: with the template installed.
         template: how conversations become text.
         stop_ids: the tokens that end a turn.
         base: what adapters name as their base.
     """
 
-    policy: Role
-    reference: Role | None
+    backbone: Backbone
+    start: str | None
     tokenizer: Any
     template: ChatTemplate
     stop_ids: tuple[int, ...]
     base: str
+
+
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """Who takes part in a stage that trains a policy.
+
+    Attributes:
+        ground: what they stand on.
+        policy: the role that trains.
+        reference: where the stage starts, frozen: the adapter it started from, or the plain model. None with full
+            fine-tuning, where the starting weights are gone after the first step; what is needed of them is computed
+            before it.
+    """
+
+    ground: Ground
+    policy: Role
+    reference: Role | None
 
     @property
     def backbone(self) -> Backbone:
@@ -143,8 +164,8 @@ def read_data(config: TrainConfig, kind: Kind, console: Console) -> tuple[Loaded
     return train, held_out
 
 
-def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
-    """Load the model and make policy and reference of it."""
+def load_ground(config: TrainConfig, run: Run, console: Console) -> Ground:
+    """Load the model with its tokenizer, and the adapter that the stage starts from (full fine-tuning merges it)."""
     full = config.tuning == "full"
     device = pick_device(config.device)
     compute = compute_dtype(config, run, device)
@@ -155,22 +176,58 @@ def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
     tokenizer = loaded.tokenizer
     template = resolve_template(tokenizer, config.template)
     install_template(template, tokenizer)
+    start = None if loaded.source.adapter is None else START
     if loaded.source.adapter is not None:
-        if not full and config.lora != LoRAConfig():
+        load_adapter(loaded.model, loaded.source.adapter, START)
+        if full:
+            merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
+            start = None
+        elif config.lora != LoRAConfig():
             console.print(
                 "the stage goes on with the adapter that it starts from: lora.* has no effect", style="yellow"
             )
-        load_adapter(loaded.model, loaded.source.adapter, START)
-    if full and loaded.source.adapter is not None:
-        merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
     backbone = Backbone(loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
     if backbone.layout == "rows":
         console.print("this model's layers can't be masked for shared prompts: each response gets a row of its own")
-    policy, reference = _full_roles(backbone) if full else _adapter_roles(backbone, loaded, config)
-    trainable, total = count_trainable_params(loaded.model)
+    return Ground(backbone, start, tokenizer, template, stop_ids(template, tokenizer), base_name(loaded.source))
+
+
+def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
+    """Load the model and make policy and reference of it."""
+    ground = load_ground(config, run, console)
+    model = ground.backbone.model
+    if config.tuning == "full":
+        model.requires_grad_(True)
+        actors = Actors(ground, ground.backbone.role(None), None)
+    else:
+        policy = adapter_to_train(ground, POLICY, config, seed=config.seed)
+        actors = Actors(ground, policy, ground.backbone.role(ground.start))
+    note_parameters(model, run, console)
+    return actors
+
+
+def adapter_to_train(ground: Ground, name: str, config: TrainConfig, *, seed: int) -> Role:
+    """The role of an adapter that trains: a copy of the one that the stage starts from, or a new one."""
+    model = ground.backbone.model
+    if ground.start is not None:
+        copy_adapter(model, ground.start, name)
+        freeze(adapter_parameters(model, ground.start))
+        freeze(backbone_parameters(model))
+    else:
+        token_ids = [_token_id(ground.tokenizer, token) for token in config.lora.trainable_tokens]
+        inject(model, name, config.lora, seed=seed, token_ids=token_ids)
+    role = ground.backbone.role(name)
+    for parameter in role.parameters().values():
+        parameter.requires_grad_(True)
+    return role
+
+
+def note_parameters(model: Any, run: Run, console: Console, *, beside: int = 0) -> None:
+    """Say and record how many parameters train; `beside` counts trained ones outside of the model, as a head is."""
+    trainable, total = count_trainable_params(model)
+    trainable, total = trainable + beside, total + beside
     console.print(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%})", highlight=False)
     run.note(parameters={"trainable": trainable, "total": total})
-    return Actors(policy, reference, tokenizer, template, stop_ids(template, tokenizer), base_name(loaded.source))
 
 
 def compute_dtype(config: TrainConfig, run: Run, device: torch.device) -> torch.dtype:
@@ -186,27 +243,6 @@ def base_name(source: ModelSource) -> str:
     return str(plain.path.resolve()) if plain.path is not None else plain.id
 
 
-def _adapter_roles(backbone: Backbone, loaded: LoadedModel, config: TrainConfig) -> tuple[Role, Role]:
-    """Policy and reference on one frozen backbone: a copy of the starting adapter, or a new one on the plain model."""
-    model = backbone.model
-    if loaded.source.adapter is not None:
-        copy_adapter(model, START, POLICY)
-        model.requires_grad_(False)
-    else:
-        token_ids = [_token_id(loaded.tokenizer, token) for token in config.lora.trainable_tokens]
-        inject(model, POLICY, config.lora, seed=config.seed, token_ids=token_ids)
-    policy = backbone.role(POLICY)
-    for parameter in policy.parameters().values():
-        parameter.requires_grad_(True)
-    return policy, backbone.role(START if loaded.source.adapter is not None else None)
-
-
-def _full_roles(backbone: Backbone) -> tuple[Role, None]:
-    """All weights as the policy."""
-    backbone.model.requires_grad_(True)
-    return backbone.role(None), None
-
-
 def _token_id(tokenizer: Any, token: str) -> int:
     ids = tokenizer.convert_tokens_to_ids([token])
     if ids[0] is None or ids[0] == tokenizer.unk_token_id:
@@ -215,27 +251,41 @@ def _token_id(tokenizer: Any, token: str) -> int:
 
 
 def encode_data(
-    config: TrainConfig, actors: Actors, data: tuple[LoadedData, LoadedData | None], run: Run, console: Console
+    config: TrainConfig,
+    ground: Ground,
+    data: tuple[LoadedData, LoadedData | None],
+    run: Run,
+    console: Console,
+    *,
+    policy: Role | None = None,
 ) -> TrainingData:
     """Turn examples into token groups, run the preflight over them, and split off the validation set.
+
+    Args:
+        config: the stage's settings.
+        ground: the model and its tokenizer.
+        data: what `read_data` found.
+        run: takes counts and the data's fingerprint.
+        console: takes the preflight's findings.
+        policy: who will have to produce the stop token; none where nobody has to, as with a reward model.
 
     Raises:
         PreflightError: when what the model would see is not fit to train on.
         OutputDirError: when the run in this directory was started on other data.
     """
     loaded, held_out = data
-    groups = _encode(loaded.examples, actors)
+    groups = _encode(loaded.examples, ground)
     n_train_file = len(groups)
     if held_out is not None:
-        groups += _encode(held_out.examples, actors)
-    backbone = actors.backbone
+        groups += _encode(held_out.examples, ground)
+    backbone = ground.backbone
     report, kept = preflight(
         groups,
-        actors.tokenizer,
-        actors.template,
+        ground.tokenizer,
+        ground.template,
         context=min(config.max_length or backbone.context_length, backbone.context_length),
-        embeddings=None if config.tuning == "full" else actors.policy.head().weight,
-        trainable_tokens=_trainable_tokens(actors),
+        embeddings=None if policy is None or config.tuning == "full" else policy.head().weight,
+        trainable_tokens=_trainable_tokens(policy, ground.tokenizer),
         too_long=config.too_long,
     )
     report.raise_if_failed()
@@ -262,18 +312,18 @@ def encode_data(
     return TrainingData(_numbered(kept_train), _numbered(kept_held))
 
 
-def _encode(examples: Sequence[Example], actors: Actors) -> list[PromptGroup]:
-    return [encode_example(actors.template, actors.tokenizer, example, index=i) for i, example in enumerate(examples)]
+def _encode(examples: Sequence[Example], ground: Ground) -> list[PromptGroup]:
+    return [encode_example(ground.template, ground.tokenizer, example, index=i) for i, example in enumerate(examples)]
 
 
 def _numbered(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
     return [replace(group, index=i) for i, group in enumerate(groups)]
 
 
-def _trainable_tokens(actors: Actors) -> list[str]:
+def _trainable_tokens(policy: Role | None, tokenizer: Any) -> list[str]:
     """Tokens whose *output* row trains: a stop token must be produced. Of untied embeddings only the input's does."""
-    own = actors.policy.head().row_ids
-    return [] if own is None else actors.tokenizer.convert_ids_to_tokens(own.tolist())
+    own = None if policy is None else policy.head().row_ids
+    return [] if own is None else tokenizer.convert_ids_to_tokens(own.tolist())
 
 
 def _fingerprint(groups: Sequence[PromptGroup]) -> str:
@@ -296,18 +346,28 @@ def _demand_same_data(run: Run, groups: Sequence[PromptGroup]) -> None:
 
 def finish(run: Run, actors: Actors, steps: int, metrics: dict[str, Any], config: TrainConfig) -> None:
     """Write the finished adapter or model, mark the run as finished, and remove its checkpoints."""
+    finish_with(run, lambda path: write_policy(actors, path, model_dtype(config)), steps, metrics)
+
+
+def finish_with(run: Run, write: Callable[[Path], None], steps: int, metrics: dict[str, Any]) -> None:
+    """The same for a stage that writes something else than a policy: `write` fills the model's directory."""
     with atomic_directory(run.model, replace=True) as temporary:
-        write_policy(actors, temporary, DTYPES.get(config.dtype, torch.bfloat16))
+        write(temporary)
     run.note(steps=steps, metrics=metrics, finished=True)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     shutil.rmtree(run.best, ignore_errors=True)
 
 
+def model_dtype(config: TrainConfig) -> torch.dtype:
+    """The dtype in which a whole model is written."""
+    return DTYPES.get(config.dtype, torch.bfloat16)
+
+
 def write_policy(actors: Actors, directory: Path, dtype: torch.dtype) -> None:
     """Write the policy into an existing directory: an adapter with its tokenizer, or a whole model."""
-    model, adapter = actors.backbone.model, actors.policy.adapter
+    model, adapter, ground = actors.backbone.model, actors.policy.adapter, actors.ground
     if adapter is None:
-        write_model(model.to(dtype), actors.tokenizer, directory, stop_ids=actors.stop_ids)
+        write_model(model.to(dtype), ground.tokenizer, directory, stop_ids=ground.stop_ids)
         return
-    save_adapter(model, adapter, directory, base=actors.base)
-    actors.tokenizer.save_pretrained(directory)
+    save_adapter(model, adapter, directory, base=ground.base)
+    ground.tokenizer.save_pretrained(directory)

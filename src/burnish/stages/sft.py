@@ -30,7 +30,7 @@ def train_sft(config: SFTConfig, *, console: Console | None = None) -> RunResult
             return run.result(already_done=True)
         data = read_data(config, "sft", console)
         actors = load_actors(config, run, console)
-        groups = encode_data(config, actors, data, run, console)
+        groups = encode_data(config, actors.ground, data, run, console, policy=actors.policy)
         policy, backbone = actors.policy, actors.backbone
 
         def evaluate() -> dict[str, float]:

@@ -1,0 +1,194 @@
+"""Reward models on disk: adapters with a head in PEFT's format, or whole models as transformers' classifiers.
+
+DIR/reward.json           what is in the directory: its members, and which of them is held back
+DIR/adapter_*, tokenizer  of a single member
+DIR/member-1/ ...         of an ensemble, each a directory that loads alone
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from burnish.data.chat import install_template, resolve_template, stop_ids
+from burnish.data.templates import ChatTemplate
+from burnish.errors import ModelError
+from burnish.files import write_json
+from burnish.models.adapters import HEAD, load_adapter_with_head, save_adapter
+from burnish.models.gguf import Echo
+from burnish.models.heads import Scorer
+from burnish.models.loading import ModelSource, load_model, resolve_model
+from burnish.models.roles import Backbone
+
+RECORD = "reward.json"
+_HEAD_TENSOR = f"{HEAD}.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModel:
+    """One reward model or an ensemble, on one backbone.
+
+    Attributes:
+        scorers: the members that give the score.
+        judge: the member that was held back, or none.
+        tokenizer: with the template that the model was trained with.
+        template: how conversations become text.
+    """
+
+    scorers: tuple[Scorer, ...]
+    judge: Scorer | None
+    tokenizer: Any
+    template: ChatTemplate
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of all members."""
+        return self.scorers[0].role.backbone
+
+
+def write_reward_model(
+    scorers: Sequence[Scorer], directory: Path, *, tokenizer: Any, base: str, dtype: torch.dtype, holdout: bool
+) -> None:
+    """Write the members into an existing directory.
+
+    Args:
+        scorers: one, or the members of an ensemble.
+        directory: takes the files; each member of an ensemble gets a directory of its own in it.
+        tokenizer: with its chat template.
+        base: what adapters name as their base.
+        dtype: of a whole model's weights.
+        holdout: whether the last member is to be held back from training a policy.
+    """
+    names = ["."] if len(scorers) == 1 else [f"member-{number}" for number in range(1, len(scorers) + 1)]
+    for name, scorer in zip(names, scorers, strict=True):
+        place = directory / name
+        place.mkdir(exist_ok=True)
+        if scorer.role.adapter is None:
+            write_classifier(scorer, tokenizer, place, dtype=dtype)
+            continue
+        save_adapter(scorer.role.backbone.model, scorer.role.adapter, place, base=base, head=scorer.head)
+        tokenizer.save_pretrained(place)
+    write_json(directory / RECORD, {"members": names, "holdout": names[-1] if holdout else None, "base": base})
+
+
+def write_classifier(scorer: Scorer, tokenizer: Any, directory: Path, *, dtype: torch.dtype) -> None:
+    """Write a scorer without an adapter as a directory that `AutoModelForSequenceClassification` loads.
+
+    transformers reads the score at the last token that is not padding, so the padding token is made one that ends no
+    response; were it EOS, the score would be read one token too early.
+
+    Raises:
+        ModelError: when transformers has no classifier of this architecture.
+    """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    backbone = scorer.role.backbone
+    kind = type(backbone.model.config)
+    if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"transformers has no classifier of the architecture {backbone.config.model_type}",
+            fix="keep the reward model as an adapter",
+        )
+    tokenizer = copy.deepcopy(tokenizer)
+    config = copy.deepcopy(backbone.model.config)
+    _set_padding(config, tokenizer)
+    config.num_labels = 1  # type: ignore[union-attr]
+    with torch.device("meta"):  # its tensors are the backbone's own: nothing is allocated
+        classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[kind](config)
+    classifier.base_model.load_state_dict(backbone.decoder.state_dict(), assign=True)
+    classifier.score.weight = nn.Parameter(scorer.head.detach(), requires_grad=False)
+    tensors = {name: tensor.to(dtype) for name, tensor in classifier.state_dict().items()}
+    classifier.config.dtype = dtype
+    classifier.save_pretrained(directory, state_dict=tensors, safe_serialization=True)
+    tokenizer.save_pretrained(directory)
+
+
+def _set_padding(config: Any, tokenizer: Any) -> None:
+    """Make padding a token that no response ends with, in the config and in the tokenizer."""
+    ends = set(stop_ids(resolve_template(tokenizer, "auto"), tokenizer))
+    candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, 0, 1, 2]
+    pad = next(i for i in candidates if i is not None and i not in ends)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    config.get_text_config().pad_token_id = pad
+
+
+def load_reward_model(
+    directory: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu", echo: Echo = print
+) -> RewardModel:
+    """Load what the stage reward left: one member, or an ensemble on one backbone.
+
+    Raises:
+        ModelError: not a reward model, or its base can't be found.
+        AdapterError: a member is damaged or does not fit the base.
+    """
+    record = _read_record(directory)
+    members = [directory / name for name in record["members"]]
+    source = resolve_model(str(members[0]))
+    loaded = load_model(source, dtype=dtype, device=device, echo=echo, classifier=source.adapter is None)
+    template = resolve_template(loaded.tokenizer, "auto")
+    install_template(template, loaded.tokenizer)
+    if source.adapter is None:
+        backbone = Backbone(loaded.model)
+        scorers = [Scorer(backbone.role(None), _parameter(_classifier_head(members[0]), backbone))]
+    else:
+        heads = _load_members(loaded.model, members, source)
+        backbone = Backbone(loaded.model)
+        scorers = [Scorer(backbone.role(name), _parameter(head, backbone)) for name, head in heads.items()]
+    held_back = record.get("holdout") is not None
+    return RewardModel(
+        scorers=tuple(scorers[:-1] if held_back else scorers),
+        judge=scorers[-1] if held_back else None,
+        tokenizer=loaded.tokenizer,
+        template=template,
+    )
+
+
+def _load_members(model: nn.Module, members: Sequence[Path], first: ModelSource) -> dict[str, Tensor]:
+    heads: dict[str, Tensor] = {}
+    for number, member in enumerate(members, start=1):
+        if resolve_model(str(member)).plain != first.plain:
+            raise ModelError(f"the members stand on different models: {member} not on {first.plain}")
+        name = f"reward-{number}"
+        heads[name] = load_adapter_with_head(model, member, name)
+    return heads
+
+
+def _parameter(head: Tensor, backbone: Backbone) -> nn.Parameter:
+    dtype = torch.float64 if backbone.compute_dtype == torch.float64 else torch.float32
+    return nn.Parameter(head.to(backbone.device, dtype), requires_grad=False)
+
+
+def _classifier_head(directory: Path) -> Tensor:
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            if _HEAD_TENSOR in file.keys():  # noqa: SIM118 -- a safetensors file is no mapping
+                head: Tensor = file.get_tensor(_HEAD_TENSOR)
+                return head
+    raise ModelError(f"the weights hold no {_HEAD_TENSOR}", where=str(directory), fix="is it a reward model?")
+
+
+def is_reward_model(directory: Path) -> bool:
+    """Whether a directory holds what the stage reward writes."""
+    return (directory / RECORD).is_file()
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    fix = "give the directory of a run of burnish reward, or its model/"
+    if not is_reward_model(directory):
+        raise ModelError(f"not a reward model: it has no {RECORD}", where=str(directory), fix=fix)
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        members = [str(name) for name in record["members"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError("the reward model's record can't be read", where=str(directory / RECORD), fix=fix) from None
+    if missing := [name for name in members if not (directory / name).is_dir()]:
+        raise ModelError(f"a member of the ensemble is missing: {missing[0]}", where=str(directory), fix=fix)
+    return {**record, "members": members}

@@ -1,0 +1,237 @@
+"""The reward stage on tiny models: where the score is read, what trains, what is left on disk, and who can load it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from burnish.data.groups import PromptGroup, Response, collate
+from burnish.errors import AdapterError, ConfigError, ModelError
+from burnish.models.adapters import load_adapter
+from burnish.models.heads import Scorer, ensemble_score, new_head
+from burnish.models.loading import load_model
+from burnish.models.reward import load_reward_model
+from burnish.models.roles import Backbone
+from burnish.stages.config import RewardConfig, SFTConfig
+from burnish.stages.reward import train_reward
+from burnish.stages.sft import train_sft
+from tests.models.families import tiny
+from tests.stages.toy import settings
+
+EOS = 2
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def config(tmp_path: Path, **more: Any) -> RewardConfig:
+    return RewardConfig.parse(settings(tmp_path, "dpo", **{"validation": 0.2, **more}))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gpt_neox"])
+def test_the_score_is_read_at_the_last_token_of_each_response(family: str) -> None:
+    """Shared prompt, uneven lengths, EOS at the end: as from each response alone, unpadded, with the stock model."""
+    model = tiny(family, dtype=torch.float64)
+    groups = [
+        PromptGroup((5, 6, 7), (Response.full((9, 11, 12, EOS)), Response.full((8, EOS)))),
+        PromptGroup((4,), (Response.full((EOS,)), Response.full((3, 10, 14, 15, 16, EOS)))),
+    ]
+    expected, head = [], torch.linspace(-1.0, 1.0, model.config.hidden_size, dtype=torch.float64)
+    with torch.no_grad():
+        for group in groups:
+            for response in group.responses:
+                ids = torch.tensor([group.prompt + response.ids])
+                expected.append(float(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, -1] @ head))
+    backbone = Backbone(model)
+    scorer = Scorer(backbone.role(), torch.nn.Parameter(head[None]))
+    assert scorer.scores(collate(groups, layout=backbone.layout)).tolist() == pytest.approx(expected, abs=1e-5)  # its norms are float32
+
+
+def test_it_learns_and_loads_again_with_the_same_scores(tmp_path: Path) -> None:
+    result = train_reward(config(tmp_path, epochs=6, lora={"rank": 2}))
+    rows = [line for line in lines(tmp_path / "run") if "validation/loss" in line]
+    assert rows[-1]["validation/loss"] < 0.7 * rows[0]["validation/loss"]
+    assert result.metrics["accuracy"] == 1.0
+    first = load_reward_model(result.model, dtype=torch.float32)
+    batch = collate([PromptGroup((5, 6), (Response.full((9, EOS)), Response.full((11, 12, 13, EOS))))])
+    scores = first.scorers[0].scores(batch)
+    assert first.judge is None
+    assert float((scores[0] - scores[1]).abs()) > 1e-3
+    assert torch.equal(scores, load_reward_model(result.model, dtype=torch.float32).scorers[0].scores(batch))
+
+
+@pytest.mark.parametrize("tuning", ["full", "head"])
+def test_a_whole_reward_model_gives_the_same_scores_in_transformers(tuning: str, tmp_path: Path) -> None:
+    """In a padded batch and alone; the tokenizer's padding must not be the EOS at which the score is read."""
+    result = train_reward(config(tmp_path, tuning=tuning, epochs=2, lora={}))
+    model = load_reward_model(result.model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(result.model)
+    classifier = AutoModelForSequenceClassification.from_pretrained(result.model, num_labels=1, dtype=torch.float32)
+    texts = ["paris france yes<eos>", "one<eos>"]
+    encoded = tokenizer(texts, padding=True, return_tensors="pt", padding_side="right")
+    with torch.no_grad():
+        stock = classifier.eval()(**encoded).logits[:, 0]
+    groups = []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert ids[-1] == EOS
+        groups.append(PromptGroup(tuple(ids[:1]), (Response.full(ids[1:]),)))
+    ours = model.scorers[0].scores(collate(groups))
+    assert ours.tolist() == pytest.approx(stock.tolist(), abs=1e-4)
+    assert abs(float(ours[0] - ours[1])) > 1e-3
+
+
+def test_an_adapter_with_a_head_gives_the_same_scores_in_peft(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    result = train_reward(config(tmp_path, epochs=2))
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1, dtype=torch.float32)
+    stock = PeftModel.from_pretrained(base, result.model).eval()
+    ids = [1, 9, 11, 12, EOS]
+    with torch.no_grad():
+        expected = float(stock(input_ids=torch.tensor([ids])).logits[0, 0])
+    model = load_reward_model(result.model, dtype=torch.float32)
+    batch = collate([PromptGroup(tuple(ids[:2]), (Response.full(ids[2:]),))])
+    assert float(model.scorers[0].scores(batch)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_head_tuning_leaves_the_backbone_alone_and_computes_features_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = Scorer.features
+
+    def counted(self: Scorer, batch: Any, **options: Any) -> torch.Tensor:
+        calls.append(batch.n_responses)
+        return original(self, batch, **options)
+
+    monkeypatch.setattr(Scorer, "features", counted)
+    result = train_reward(config(tmp_path, tuning="head", epochs=5))
+    assert sum(calls) == 2 * 20, "each of the 40 responses once, whatever the number of epochs"
+    assert result.metrics["accuracy"] >= 0.5
+    written, base = load_file(result.model / "model.safetensors"), load_file(tmp_path / "base" / "model.safetensors")
+    shared = written.keys() & base.keys()
+    assert len(shared) == len(written) - 1
+    assert all(torch.equal(written[name], base[name].to(written[name].dtype)) for name in shared)
+
+
+def test_it_starts_from_an_adapter_and_leaves_it_alone(tmp_path: Path) -> None:
+    sft = train_sft(SFTConfig.parse(settings(tmp_path, out=str(tmp_path / "sft"), lora={"rank": 2})))
+    before = load_file(sft.model / "adapter_model.safetensors")
+    result = train_reward(config(tmp_path, model=str(sft.model), lora={}))
+    after = load_file(sft.model / "adapter_model.safetensors")
+    reward = load_file(result.model / "adapter_model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert reward.keys() == before.keys() | {"base_model.model.score.weight"}
+    assert any(not torch.equal(before[name], reward[name]) for name in before)
+
+
+def test_the_members_of_an_ensemble_see_other_pairs_and_do_not_touch_each_other(tmp_path: Path) -> None:
+    result = train_reward(config(tmp_path, members=3, holdout=True, epochs=3, lora={"rank": 2}))
+    model = load_reward_model(result.model, dtype=torch.float32)
+    assert len(model.scorers) == 2
+    assert model.judge is not None
+    assert "ensemble_accuracy" in result.metrics
+    batch = collate([PromptGroup((5, 6), (Response.full((9, EOS)), Response.full((11, 12, 13, EOS))))])
+    scores = torch.stack([scorer.scores(batch) for scorer in (*model.scorers, model.judge)])
+    assert scores.std(0).min() > 1e-4, "members differ"
+    for number in (1, 2, 3):
+        assert (result.model / f"member-{number}" / "adapter_model.safetensors").is_file()
+
+
+def test_a_member_learns_as_it_would_alone(tmp_path: Path) -> None:
+    """The gradient of one member must not reach another: member 1 of two, on the same draw, is a single one's twin."""
+    from burnish.stages import reward as module
+
+    together = train_reward(config(tmp_path, members=2, out=str(tmp_path / "two"), max_grad_norm=1e9, lora={"rank": 2}))
+    first = module.make_members
+
+    def only_first(ground: Any, settings_of: RewardConfig, n: int) -> list[Any]:
+        return first(ground, settings_of, n)[:1]
+
+    module.make_members = only_first
+    try:
+        values = {"members": 2, "out": str(tmp_path / "one"), "max_grad_norm": 1e9, "lora": {"rank": 2}}
+        alone = train_reward(config(tmp_path, **values))
+    finally:
+        module.make_members = first
+    a = load_file(together.model / "member-1" / "adapter_model.safetensors")
+    b = load_file(alone.model / "adapter_model.safetensors")
+    for name in a:
+        assert torch.allclose(a[name], b[name], atol=1e-4), name
+
+
+def test_resume_is_bit_exact_inside_an_ensemble(tmp_path: Path) -> None:
+    from burnish.stages import reward as module
+
+    whole = train_reward(config(tmp_path, members=2, out=str(tmp_path / "whole"), epochs=1))
+    original, count = module._member_step, [0]
+
+    def dies(*args: Any, **options: Any) -> None:
+        count[0] += 1
+        if count[0] == 6:  # in the middle of the third step, between its members
+            raise KeyboardInterrupt
+        original(*args, **options)
+
+    values = {"members": 2, "out": str(tmp_path / "cut"), "epochs": 1, "save_every": 1}
+    module._member_step = dies
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_reward(config(tmp_path, **values))
+    finally:
+        module._member_step = original
+    cut = train_reward(config(tmp_path, **values))
+    assert cut.resumed_from == 2
+    for number in (1, 2):
+        name = f"member-{number}/adapter_model.safetensors"
+        a, b = load_file(whole.model / name), load_file(cut.model / name)
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_fresh_head_scores_by_the_unit() -> None:
+    backbone = Backbone(tiny("llama"))
+    width = backbone.config.hidden_size
+    heads = torch.cat([new_head(backbone, seed=seed).detach() for seed in range(200)])
+    assert float(heads.std()) == pytest.approx(1.0 / math.sqrt(width + 1), rel=0.05)
+    assert torch.equal(new_head(backbone, seed=3), new_head(backbone, seed=3))
+
+
+def test_ensemble_rules_by_hand() -> None:
+    scores = torch.tensor([[1.0, 4.0], [3.0, 4.0]])
+    assert ensemble_score(scores).tolist() == [2.0, 4.0]
+    assert ensemble_score(scores, "worst").tolist() == [1.0, 4.0]
+    assert ensemble_score(scores, "mean-std", spread_penalty=0.5).tolist() == [1.5, 4.0]
+    with pytest.raises(ValueError, match="unknown ensemble rule"):
+        ensemble_score(scores, "median")
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"members": 2, "tuning": "head"}, "need tuning: lora"),
+        ({"holdout": True}, "members: 2"),
+        ({"label_smoothing": 0.5}, "less than 0.5"),
+    ],
+)
+def test_settings_of_nonsense(more: dict[str, Any], match: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=match):
+        config(tmp_path, **more)
+
+
+def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
+    adapter = train_reward(config(tmp_path, max_steps=1)).model
+    with pytest.raises(AdapterError, match="this is a reward model"):
+        load_adapter(load_model(str(adapter), dtype=torch.float32).model, adapter, "policy")
+    whole = train_reward(config(tmp_path, max_steps=1, tuning="full", lora={}, out=str(tmp_path / "full"))).model
+    with pytest.raises(ModelError, match="gives scores and writes no text"):
+        load_model(str(whole), dtype=torch.float32)
+    with pytest.raises(ModelError, match="not a reward model"):
+        load_reward_model(tmp_path / "base", dtype=torch.float32)
