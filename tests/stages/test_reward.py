@@ -52,7 +52,9 @@ def test_the_score_is_read_at_the_last_token_of_each_response(family: str) -> No
                 expected.append(float(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, -1] @ head))
     backbone = Backbone(model)
     scorer = Scorer(backbone.role(), torch.nn.Parameter(head[None]))
-    assert scorer.scores(collate(groups, layout=backbone.layout)).tolist() == pytest.approx(expected, abs=1e-5)  # its norms are float32
+    assert scorer.scores(collate(groups, layout=backbone.layout)).tolist() == pytest.approx(
+        expected, abs=1e-5
+    )  # its norms are float32
 
 
 def test_it_learns_and_loads_again_with_the_same_scores(tmp_path: Path) -> None:

@@ -61,9 +61,7 @@ def adapter_tensors(model: nn.Module, adapter: str) -> dict[str, Tensor]:
     return tensors
 
 
-def save_adapter(
-    model: nn.Module, adapter: str, directory: Path, *, base: str, head: Tensor | None = None
-) -> None:
+def save_adapter(model: nn.Module, adapter: str, directory: Path, *, base: str, head: Tensor | None = None) -> None:
     """Write an adapter into an existing directory.
 
     Args:

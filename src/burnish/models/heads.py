@@ -19,6 +19,7 @@ from burnish.data.groups import GroupBatch
 from burnish.models.adapters import HEAD
 from burnish.models.roles import Backbone, Role
 
+
 def new_head(backbone: Backbone, *, seed: int) -> nn.Parameter:
     """(1, D) weights drawn from N(0, 1 / (D + 1)), so that scores of a fresh head have unit size (Stiennon et al.
     2020, arXiv:2009.01325; Huang et al. 2024, arXiv:2403.17031, section 3.2)."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from burnish.config import Config
 from burnish.data.examples import Kind
 from burnish.models.config import Precision
-from burnish.stages.config import DPOConfig, SFTConfig, TrainConfig
+from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig, TrainConfig
 
 
 class MergeConfig(Config):
@@ -82,6 +82,7 @@ class StageKind:
 
 KINDS: Mapping[str, StageKind] = {
     "sft": StageKind(SFTConfig, "burnish.stages.sft:train_sft", "sft"),
+    "reward": StageKind(RewardConfig, "burnish.stages.reward:train_reward", "preference"),
     "dpo": StageKind(DPOConfig, "burnish.stages.dpo:train_dpo", "preference"),
     "merge": StageKind(MergeConfig, "burnish.stages.merge:merge_model"),
     "report": StageKind(ReportConfig, "burnish.pipeline.report:report"),

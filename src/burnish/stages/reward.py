@@ -106,7 +106,7 @@ Read = Callable[[Member, Sequence[PromptGroup], bool, bool], Iterator[tuple[Tens
 
 
 def make_members(ground: Ground, config: RewardConfig, n_train: int) -> list[Member]:
-    """Adapters and heads, each with a seed of its own, on the frozen backbone (or on the whole of a model that trains)."""
+    """Adapters and heads, each with a seed of its own, on one backbone (which trains as a whole with `tuning: full`)."""
     members = []
     for number in range(config.members):
         seed = config.seed + number
@@ -192,9 +192,7 @@ def evaluate_reward(
 # ---- where scores come from ----
 
 
-def _reader(
-    members: Sequence[Member], groups: TrainingData, config: RewardConfig, run: Run, console: Console
-) -> Read:
+def _reader(members: Sequence[Member], groups: TrainingData, config: RewardConfig, run: Run, console: Console) -> Read:
     if config.tuning != "head":
         return _read_through_backbone(config.micro_batch_tokens)
     features = cached_features(members[0].scorer, groups, config.micro_batch_tokens, run, console)
@@ -226,9 +224,7 @@ def _read_features(features: Mapping[str, Tensor]) -> Read:
 
 
 @torch.no_grad()
-def cached_features(
-    scorer: Scorer, groups: TrainingData, tokens: int, run: Run, console: Console
-) -> dict[str, Tensor]:
+def cached_features(scorer: Scorer, groups: TrainingData, tokens: int, run: Run, console: Console) -> dict[str, Tensor]:
     """(pairs, 2, D) hidden states at the last tokens of chosen and rejected, computed once and kept for a resume."""
     store = run.out / "features"
     if not store.is_dir():

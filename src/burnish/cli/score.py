@@ -1,0 +1,86 @@
+"""`burnish score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from burnish.cli.console import field_line, messages, results
+from burnish.cli.options import Whole
+from burnish.models.config import Precision
+
+LISTED = 10
+"""So many rows are shown where no file takes them all."""
+
+
+def score(
+    data: str,
+    /,
+    *,
+    model: str,
+    out: Path | None = None,
+    rule: Literal["mean", "worst", "mean-std"] = "mean",
+    spread_penalty: float = 1.0,
+    split: str | None = None,
+    limit: Whole | None = None,
+    on_bad_row: Literal["error", "skip"] = "error",
+    micro_batch_tokens: Whole = 4096,
+    dtype: Precision = "auto",
+    device: str = "auto",
+) -> None:
+    """Let a reward model score responses: pairs, or prompts with one response each.
+
+    Parameters
+    ----------
+    data
+        A file (JSONL, JSON, CSV, Parquet), a directory of them, a hub id, or `starter/NAME`.
+    model
+        The directory of a run of burnish reward.
+    out
+        A file for the scores, one JSON line a row.
+    rule
+        How the members of an ensemble become one score.
+    spread_penalty
+        How many standard deviations `mean-std` takes off.
+    split
+        Of a hub id, or of a directory with a file or folder for each split.
+    limit
+        The first n rows only.
+    on_bad_row
+        Stop at a row that can't be used, or count and list such rows and go on.
+    micro_batch_tokens
+        Tokens that are computed at once.
+    dtype
+        Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster.
+    device
+        `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
+    """
+    from burnish.stages.score import score_data
+
+    scored = score_data(
+        model,
+        data,
+        out=out,
+        rule=rule,
+        spread_penalty=spread_penalty,
+        split=split,
+        limit=limit,
+        on_bad_row=on_bad_row,
+        micro_batch_tokens=micro_batch_tokens,
+        dtype=dtype,
+        device=device,
+        console=messages(),
+    )
+    console = results()
+    console.print(field_line("rows", len(scored.origins)))
+    console.print(field_line("score", f"mean {scored.scores.mean():.3f}, deviation {scored.scores.std():.3f}"))
+    if scored.accuracy is not None:
+        n_right = round(scored.accuracy * len(scored.origins))
+        console.print(field_line("chosen is higher", f"{scored.accuracy:.1%} ({n_right} of {len(scored.origins)})"))
+    if out is not None:
+        console.print(field_line("scores", out))
+        return
+    for origin, values in list(zip(scored.origins, scored.scores.tolist(), strict=True))[:LISTED]:
+        console.print(field_line(origin, "  ".join(f"{value:.3f}" for value in values)))
+    if len(scored.origins) > LISTED:
+        console.print(f"and {len(scored.origins) - LISTED} more: --out FILE takes them all", highlight=False)

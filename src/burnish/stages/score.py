@@ -1,0 +1,183 @@
+"""Scoring: what a reward model thinks of responses in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from burnish.data.batching import micro_batches
+from burnish.data.chat import encode_example
+from burnish.data.groups import PromptGroup, collate
+from burnish.data.sources import LoadedData, load_examples
+from burnish.errors import ConfigError, DataError, OutputDirError
+from burnish.files import atomic_write
+from burnish.models.config import Precision
+from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score
+from burnish.models.placement import pick_device, pick_dtype
+from burnish.models.reward import RewardModel, load_reward_model
+from burnish.stages.progress import Progress
+from burnish.stages.run import model_of
+
+ScoreKind = Literal["sft", "preference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of a file's responses.
+
+    Attributes:
+        kind: `preference` for pairs, `sft` for single responses.
+        scores: (examples, 1 or 2) the ensemble's score; of a pair chosen, then rejected.
+        members: (members, examples, 1 or 2) each member's own, in the order of the directory; the one that was held
+            back comes last and has no part in `scores`.
+        origins: where each example stands, as `file:line`.
+        out: the file that was written, or none.
+    """
+
+    kind: ScoreKind
+    scores: torch.Tensor
+    members: torch.Tensor
+    origins: tuple[str, ...]
+    out: Path | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of pairs whose chosen response has the higher score; none for single responses."""
+        if self.kind != "preference":
+            return None
+        return float((self.scores[:, 0] > self.scores[:, 1]).double().mean())
+
+
+def score_data(
+    model: str,
+    data: str,
+    *,
+    out: Path | None = None,
+    rule: str = "mean",
+    spread_penalty: float = 1.0,
+    columns: dict[str, str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    on_bad_row: Literal["error", "skip"] = "error",
+    micro_batch_tokens: int = 4096,
+    dtype: Precision = "auto",
+    device: str = "auto",
+    console: Console | None = None,
+) -> Scored:
+    """Score every response of a file with a reward model.
+
+    Args:
+        model: the directory of a run of the stage reward, or its `model/`.
+        data: pairs, or prompts with one response, in any of the shapes and places that the stages read.
+        out: takes one JSON line a row, with its place, its scores and those of the members.
+        rule: how the members of an ensemble become one score: mean, worst, mean-std.
+        spread_penalty: how many standard deviations `mean-std` takes off.
+        columns: `{old: new}` names of columns.
+        split: of a hub id or a directory.
+        limit: the first n rows only.
+        on_bad_row: stop at a row that can't be used, or count and list it.
+        micro_batch_tokens: tokens computed at once.
+        dtype: of the weights and the activations.
+        device: where to compute.
+        console: takes what was read and the progress; standard error if not given.
+
+    Raises:
+        BurnishError: no reward model, data that can't be used, an `out` that exists.
+    """
+    console = console or Console(stderr=True)
+    if rule not in ENSEMBLE_RULES:
+        raise ConfigError(f"unknown rule {rule!r}", where="rule", fix=f"use one of: {', '.join(ENSEMBLE_RULES)}")
+    if out is not None and out.exists():
+        raise OutputDirError("the output file exists", where=str(out), fix="choose another --out; nothing was touched")
+    kind, loaded = _load(data, columns, split, limit, on_bad_row)
+    if loaded.bad_rows:
+        console.print(loaded.summary(), highlight=False, markup=False)
+    place = pick_device(device)
+    reward = load_reward_model(
+        Path(model_of(model)), dtype=pick_dtype(dtype, place), device=place, echo=lambda line: console.print(line)
+    )
+    encoded = [
+        encode_example(reward.template, reward.tokenizer, example, index=i) for i, example in enumerate(loaded.examples)
+    ]
+    _check_lengths(encoded, reward)
+    scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
+    members = score_groups(scorers, encoded, micro_batch_tokens, Progress("score", console))
+    used = members[: len(reward.scorers)]
+    scores = ensemble_score(used.flatten(1), rule, spread_penalty=spread_penalty).reshape(members.shape[1:])
+    scored = Scored(kind, scores, members, tuple(group.origin for group in encoded), out)
+    if out is not None:
+        atomic_write(out, "".join(json.dumps(row) + "\n" for row in _rows(scored)))
+    return scored
+
+
+@torch.no_grad()
+def score_groups(
+    scorers: Sequence[Scorer], groups: Sequence[PromptGroup], tokens: int, progress: Progress | None = None
+) -> torch.Tensor:
+    """(scorers, groups, responses of each) scores of groups that have equally many responses."""
+    backbone = scorers[0].role.backbone
+    out = torch.empty(len(scorers), len(groups), len(groups[0].responses))
+    order = {id(group): place for place, group in enumerate(groups)}
+    parts = micro_batches(groups, tokens=tokens, layout=backbone.layout)
+    if progress is not None:
+        progress.start(len(parts), 0)
+    for done, micro in enumerate(parts, start=1):
+        batch = collate(micro, layout=backbone.layout).to(backbone.device)
+        places = [order[id(group)] for group in micro]
+        for number, scorer in enumerate(scorers):
+            out[number, places] = scorer.scores(batch).float().cpu().reshape(len(micro), -1)
+        if progress is not None:
+            progress.step(done, {})
+    if progress is not None:
+        progress.stop()
+    return out
+
+
+def _load(
+    data: str,
+    columns: dict[str, str] | None,
+    split: str | None,
+    limit: int | None,
+    on_bad_row: Literal["error", "skip"],
+) -> tuple[ScoreKind, LoadedData]:
+    """Pairs if the rows are pairs, else single responses; the error of the likelier reading if they are neither."""
+
+    def read(kind: ScoreKind) -> LoadedData:
+        return load_examples(data, kind=kind, columns=columns, on_bad_row=on_bad_row, limit=limit, split=split)
+
+    try:
+        return "preference", read("preference")
+    except DataError as as_pairs:
+        try:
+            return "sft", read("sft")
+        except DataError as as_single:
+            raise (as_single if "no known shape" in str(as_pairs) else as_pairs) from None
+
+
+def _check_lengths(groups: Sequence[PromptGroup], reward: RewardModel) -> None:
+    context = reward.backbone.context_length
+    long = [group for group in groups if group.context_length > context]
+    if long:
+        raise DataError(
+            f"{len(long)} of {len(groups)} examples are longer than the model's context of {context} tokens",
+            where=long[0].origin,
+            fix="shorten or leave out these rows",
+        )
+
+
+def _rows(scored: Scored) -> list[dict[str, object]]:
+    names = ("chosen", "rejected") if scored.kind == "preference" else ("score",)
+    rows: list[dict[str, object]] = []
+    for place, origin in enumerate(scored.origins):
+        row: dict[str, object] = {"origin": origin}
+        row |= {name: float(scored.scores[place, i]) for i, name in enumerate(names)}
+        if scored.members.shape[0] > 1:
+            row["members"] = scored.members[:, place].tolist()
+        rows.append(row)
+    return rows
