@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from burnish.data.chat import encode_example
 from burnish.data.groups import PromptGroup, Response, collate
-from burnish.errors import AdapterError, ConfigError, ModelError
+from burnish.data.sources import load_examples
+from burnish.errors import AdapterError, ConfigError, DataError, ModelError, OutputDirError
 from burnish.models.adapters import load_adapter
 from burnish.models.heads import Scorer, ensemble_score, new_head
 from burnish.models.loading import load_model
@@ -21,9 +23,10 @@ from burnish.models.reward import load_reward_model
 from burnish.models.roles import Backbone
 from burnish.stages.config import RewardConfig, SFTConfig
 from burnish.stages.reward import train_reward
+from burnish.stages.score import score_data
 from burnish.stages.sft import train_sft
 from tests.models.families import tiny
-from tests.stages.toy import settings
+from tests.stages.toy import make_sft_data, settings
 
 EOS = 2
 
@@ -237,3 +240,52 @@ def test_a_reward_model_is_no_language_model(tmp_path: Path) -> None:
         load_model(str(whole), dtype=torch.float32)
     with pytest.raises(ModelError, match="not a reward model"):
         load_reward_model(tmp_path / "base", dtype=torch.float32)
+
+
+def test_the_evaluation_of_the_held_out_pairs_stands_beside_the_model(tmp_path: Path) -> None:
+    result = train_reward(config(tmp_path, epochs=6, lora={"rank": 2}))
+    found = json.loads((result.model / "evaluation.json").read_text())
+    assert found["n"] == 4
+    assert found["accuracy"]["value"] == result.metrics["accuracy"] == 1.0
+    assert found["accuracy"]["interval"]["low"] < 0.6, "four pairs prove little"
+    assert found["length_baseline"]["direction"] in ("longer", "shorter")
+    assert {signal["name"] for signal in found["signals"]} == {"length", "hedging", "confidence", "markup"}
+
+
+def test_scores_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
+    result = train_reward(config(tmp_path, members=3, holdout=True, max_steps=4, lora={"rank": 2}))
+    out = tmp_path / "scores.jsonl"
+    scored = score_data(str(tmp_path / "run"), str(tmp_path / "dpo.jsonl"), out=out, dtype="float32")
+    assert scored.kind == "preference"
+    assert scored.members.shape == (3, 20, 2)
+    assert torch.allclose(scored.scores, scored.members[:2].mean(0), atol=1e-6), "the judge has no part in the score"
+    model = load_reward_model(result.model, dtype=torch.float32)
+    example = load_examples(str(tmp_path / "dpo.jsonl"), kind="preference").examples[3]
+    batch = collate([encode_example(model.template, model.tokenizer, example)])
+    alone = torch.stack([scorer.scores(batch) for scorer in model.scorers]).mean(0)
+    assert scored.scores[3].tolist() == pytest.approx(alone.tolist(), abs=1e-5)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows[3]["origin"].endswith("dpo.jsonl:4")
+    assert rows[3]["chosen"] == pytest.approx(float(scored.scores[3, 0]))
+    worst = score_data(str(tmp_path / "run"), str(tmp_path / "dpo.jsonl"), rule="worst", dtype="float32")
+    assert torch.allclose(worst.scores, scored.members[:2].amin(0), atol=1e-5)
+
+
+def test_single_responses_are_scored_too_and_bad_input_is_told(tmp_path: Path) -> None:
+    train_reward(config(tmp_path, max_steps=2))
+    single = make_sft_data(tmp_path / "single.jsonl", 5)
+    scored = score_data(str(tmp_path / "run"), str(single), dtype="float32")
+    assert scored.kind == "sft"
+    assert scored.scores.shape == (5, 1)
+    assert scored.accuracy is None
+    (tmp_path / "there.jsonl").write_text("mine")
+    with pytest.raises(OutputDirError, match="exists"):
+        score_data(str(tmp_path / "run"), str(single), out=tmp_path / "there.jsonl")
+    with pytest.raises(ConfigError, match="unknown rule"):
+        score_data(str(tmp_path / "run"), str(single), rule="median")
+    with pytest.raises(ModelError, match="not a reward model"):
+        score_data(str(tmp_path / "base"), str(single))
+    pairs = (tmp_path / "dpo.jsonl").read_text()
+    (tmp_path / "bad.jsonl").write_text(pairs + '{"prompt": "x", "chosen": "y"}\n')
+    with pytest.raises(DataError, match="rejected"):
+        score_data(str(tmp_path / "run"), str(tmp_path / "bad.jsonl"))

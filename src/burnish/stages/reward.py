@@ -9,7 +9,7 @@ Legend: R responses, P pairs, D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from burnish.data.batching import micro_batches
 from burnish.data.groups import PromptGroup, collate
-from burnish.files import atomic_directory
+from burnish.files import atomic_directory, write_json
 from burnish.losses.reward import bradley_terry
-from burnish.models.heads import Scorer, new_head, score
+from burnish.models.heads import Scorer, ensemble_score, new_head, score
 from burnish.models.reward import write_reward_model
 from burnish.stages.config import RewardConfig
 from burnish.stages.loop import Step, TrainingLoop
 from burnish.stages.progress import Progress
+from burnish.stages.reward_evidence import EVALUATION, held_out_evaluation, show_evaluation
 from burnish.stages.run import Run, RunResult
 from burnish.stages.setup import (
     Ground,
@@ -61,7 +62,7 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
         read = _reader(members, groups, config, run, console)
 
         def evaluate() -> dict[str, float]:
-            return evaluate_reward(members, groups.validation, read, config)
+            return validate_reward(members, groups.validation, read, config)
 
         parameters = _parameters(members, config)
         with TrainingLoop(run, parameters, len(groups.train), evaluate, Progress("reward", console)) as loop:
@@ -71,17 +72,24 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
                     _member_step(step, member, examples, read, config, share=1.0 / len(members))
             metrics = {**loop.state["metrics"], **loop.restore_best(), "seconds": loop.state["seconds"]}
             resumed_from = loop.resumed_from
-        scorers, dtype = [member.scorer for member in members], model_dtype(config)
+        found = None
+        if groups.validation:
+            scores = together_scores(held_out_scores(members, groups.validation, read), config)
+            found = held_out_evaluation(ground, groups, scores, seed=config.seed)
+            metrics |= {"held_out_accuracy": asdict(found.accuracy.interval) | {"value": found.accuracy.value}}
+            show_evaluation(found, console)
 
         def write(directory: Path) -> None:
             write_reward_model(
-                scorers,
+                [member.scorer for member in members],
                 directory,
                 tokenizer=ground.tokenizer,
                 base=ground.base,
-                dtype=dtype,
+                dtype=model_dtype(config),
                 holdout=config.holdout,
             )
+            if found is not None:
+                write_json(directory / EVALUATION, found.as_dict())
 
         finish_with(run, write, loop.n_steps, metrics)
         return run.result(resumed_from=resumed_from)
@@ -106,7 +114,7 @@ Read = Callable[[Member, Sequence[PromptGroup], bool, bool], Iterator[tuple[Tens
 
 
 def make_members(ground: Ground, config: RewardConfig, n_train: int) -> list[Member]:
-    """Adapters and heads, each with a seed of its own, on one backbone (which trains as a whole with `tuning: full`)."""
+    """Adapters and heads, each with a seed of its own, on one backbone (all of which trains with `tuning: full`)."""
     members = []
     for number in range(config.members):
         seed = config.seed + number
@@ -165,28 +173,35 @@ def pair_metrics(scores: Tensor, weight: float) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
-def evaluate_reward(
+def validate_reward(
     members: Sequence[Member], groups: Sequence[PromptGroup], read: Read, config: RewardConfig
 ) -> dict[str, float]:
     """Loss, accuracy and margin on held-out pairs, the mean over the members; with several, also the accuracy of
     their mean score (`ensemble_accuracy`; without the member that is held back). Empty without pairs."""
     if not groups:
         return {}
-    totals: dict[str, float] = {"loss": 0.0}
-    together = torch.zeros(len(groups), 2, dtype=torch.float64)
-    used = members[:-1] if config.holdout else members
-    weight = 1.0 / (len(groups) * len(members))
-    for member in members:
-        for scores, pairs, _ in read(member, groups, True, False):
-            totals["loss"] += float(pair_losses(scores, config).sum()) * weight
-            for name, value in pair_metrics(scores, weight).items():
-                totals[name] = totals.get(name, 0.0) + value
-            if any(member is other for other in used):
-                together[[pair.index for pair in pairs]] += scores.reshape(-1, 2).double().cpu() / len(used)
+    scores = held_out_scores(members, groups, read)
+    totals = {"loss": float(pair_losses(scores.reshape(-1), config).mean())}
+    totals |= pair_metrics(scores.reshape(-1), 1.0 / (len(members) * len(groups)))
     if len(members) > 1:
+        together = together_scores(scores, config)
         totals["ensemble_accuracy"] = float((together[:, 0] > together[:, 1]).double().mean())
     return totals
+
+
+@torch.no_grad()
+def held_out_scores(members: Sequence[Member], groups: Sequence[PromptGroup], read: Read) -> Tensor:
+    """(members, pairs, 2) scores of held-out chosen and rejected, in the order of `groups`, float64."""
+    out = torch.zeros(len(members), len(groups), 2, dtype=torch.float64)
+    for number, member in enumerate(members):
+        for scores, pairs, _ in read(member, groups, True, False):
+            out[number, [pair.index for pair in pairs]] = scores.reshape(-1, 2).double().cpu()
+    return out
+
+
+def together_scores(scores: Tensor, config: RewardConfig) -> Tensor:
+    """(pairs, 2) mean scores of the members that are not held back."""
+    return ensemble_score(scores[:-1] if config.holdout else scores)
 
 
 # ---- where scores come from ----
