@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -91,18 +91,18 @@ def write_classifier(scorer: Scorer, tokenizer: Any, directory: Path, *, dtype: 
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     backbone = scorer.role.backbone
-    kind = type(backbone.model.config)
-    if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    kind, classifiers = type(backbone.config), cast(Any, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+    if kind not in classifiers:
         raise ModelError(
             f"transformers has no classifier of the architecture {backbone.config.model_type}",
             fix="keep the reward model as an adapter",
         )
     tokenizer = copy.deepcopy(tokenizer)
-    config = copy.deepcopy(backbone.model.config)
+    config = copy.deepcopy(backbone.config)
     _set_padding(config, tokenizer)
-    config.num_labels = 1  # type: ignore[union-attr]
+    config.num_labels = 1
     with torch.device("meta"):  # its tensors are the backbone's own: nothing is allocated
-        classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[kind](config)
+        classifier: Any = classifiers[kind](config)
     classifier.base_model.load_state_dict(backbone.decoder.state_dict(), assign=True)
     classifier.score.weight = nn.Parameter(scorer.head.detach(), requires_grad=False)
     tensors = {name: tensor.to(dtype) for name, tensor in classifier.state_dict().items()}
@@ -168,7 +168,7 @@ def _parameter(head: Tensor, backbone: Backbone) -> nn.Parameter:
 
 def _classifier_head(directory: Path) -> Tensor:
     for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             if _HEAD_TENSOR in file.keys():  # noqa: SIM118 -- a safetensors file is no mapping
                 head: Tensor = file.get_tensor(_HEAD_TENSOR)
                 return head
