@@ -284,11 +284,16 @@ def test_an_encoder_only_model_is_refused(tmp_path: Path) -> None:
     assert "bert is an encoder-only model" in refused(tmp_path)
 
 
-def test_a_classifier_is_refused_for_its_missing_output_projection(tmp_path: Path) -> None:
+def test_a_classifier_is_refused(tmp_path: Path) -> None:
     save(LlamaForSequenceClassification(tiny_config("llama", vocab_size=N_TOKENS)), tmp_path)
-    message = refused(tmp_path)
-    assert "lm_head.weight" in message
-    assert "a classifier" in message
+    assert "this is a classifier or a reward model" in refused(tmp_path)
+
+
+def test_a_missing_output_projection_is_refused_by_name(llama: Path) -> None:
+    state = load_file(llama / "model.safetensors")
+    del state["lm_head.weight"]
+    save_file(state, llama / "model.safetensors", metadata={"format": "pt"})
+    assert "lm_head.weight" in refused(llama)
 
 
 def test_tensors_that_are_not_used_are_mentioned(llama: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_is_wrong_with_a_stage_is_named_by_its_place(tmp_path: Path, line: 
         ("name: a\nmodel: gemma-3-270m\nstages: {}", "at least 1"),
         (
             "name: a\nmodel: gemma-3-270m\nstages: {tune: {data: x}}",
-            "unknown stage 'tune'; `stage:` is one of sft, dpo",
+            "unknown stage 'tune'; `stage:` is one of sft, reward, dpo",
         ),
         ("name: a\nmodel: gemma-3-270m\nstages: {dop: {data: x}}", "unknown stage 'dop' (did you mean 'dpo'?)"),
         ("name: a\nmodel: gemma-3-270m\nstages: {model: {stage: sft, data: x}}", "this name is taken"),
