@@ -11,6 +11,7 @@ from burnish.models.config import Precision
 
 LISTED = 10
 """So many rows are shown where no file takes them all."""
+_WIDTH = 20
 
 
 def score(
@@ -72,15 +73,17 @@ def score(
         console=messages(),
     )
     console = results()
-    console.print(field_line("rows", len(scored.origins)))
-    console.print(field_line("score", f"mean {scored.scores.mean():.3f}, deviation {scored.scores.std():.3f}"))
+    console.print(field_line("rows", len(scored.origins), _WIDTH))
+    console.print(field_line("score", f"mean {scored.scores.mean():.3f}, deviation {scored.scores.std():.3f}", _WIDTH))
     if scored.accuracy is not None:
         n_right = round(scored.accuracy * len(scored.origins))
-        console.print(field_line("chosen is higher", f"{scored.accuracy:.1%} ({n_right} of {len(scored.origins)})"))
+        console.print(
+            field_line("chosen is higher", f"{scored.accuracy:.1%} ({n_right} of {len(scored.origins)})", _WIDTH)
+        )
     if out is not None:
-        console.print(field_line("scores", out))
+        console.print(field_line("scores", out, _WIDTH))
         return
     for origin, values in list(zip(scored.origins, scored.scores.tolist(), strict=True))[:LISTED]:
-        console.print(field_line(origin, "  ".join(f"{value:.3f}" for value in values)))
+        console.print(field_line(origin, "".join(f"{value:9.3f}" for value in values), _WIDTH))
     if len(scored.origins) > LISTED:
         console.print(f"and {len(scored.origins) - LISTED} more: --out FILE takes them all", highlight=False)

@@ -58,7 +58,7 @@ def show_evaluation(found: RewardEvaluation, console: Console) -> None:
         name = f"  of “the {baseline.direction} one”"
         table.add_row(name, f"{baseline.accuracy.value:.1%}", _percents(baseline.accuracy.interval))
         gain = baseline.difference
-        table.add_row(f"  gain over it ({gain.word})", f"{gain.value:+.1%}", _percents(gain.interval))
+        table.add_row(f"  gain over it, ties as half ({gain.word})", f"{gain.value:+.1%}", _percents(gain.interval))
     table.add_row("margin", f"{found.margin.value:.2f}", _numbers(found.margin.interval))
     table.add_row("deviation of scores", f"{found.score_std:.2f}", "")
     table.add_row("calibration error", f"{found.calibration.ece:.3f}", "")
