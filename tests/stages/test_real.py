@@ -61,7 +61,9 @@ def test_twenty_five_steps_teach_it_to_answer_and_stop_and_the_merged_model_says
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     settings = {"max_steps": 25, "learning_rate": 1e-3, "micro_batch_tokens": 2048, "lora": {"rank": 16, "alpha": 32}}
-    values = {"model": "gemma-3-270m", "data": "starter/sft", "out": tmp_path / "sft", "validation": 0.0, **settings}
+    # The first 400 conversations are short facts and formats: 25 steps see each once.
+    values = {"model": "gemma-3-270m", "data": "starter/sft", "limit": 400, "out": tmp_path / "sft", "validation": 0.0}
+    values |= settings
     result = train_sft(SFTConfig.parse(values))
     answer = ask(str(result.model))
     assert answer.finished
