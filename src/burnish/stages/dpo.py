@@ -10,13 +10,13 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from burnish.data.batching import micro_batches
-from burnish.data.groups import GroupBatch, PromptGroup, collate
+from burnish.data.groups import GroupBatch, PromptGroup
 from burnish.errors import ConfigError
 from burnish.files import atomic_directory
 from burnish.losses.preference import PairLogps, make_loss, pair_logps
 from burnish.models.roles import Role, predicting_hidden, response_logprobs
 from burnish.ops.logprobs import token_kl
+from burnish.stages.batches import batches
 from burnish.stages.config import DPOConfig
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.progress import Progress
@@ -58,8 +58,7 @@ def train_dpo(config: DPOConfig, *, console: Console | None = None) -> RunResult
         with TrainingLoop(run, policy.parameters(), len(groups.train), evaluate, Progress("dpo", console)) as loop:
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
-                for micro in micro_batches(examples, tokens=config.micro_batch_tokens, layout=backbone.layout):
-                    batch = collate(micro, layout=backbone.layout).to(backbone.device)
+                for _, batch in batches(backbone, examples, config.micro_batch_tokens):
                     logprobs = response_logprobs(policy, batch, dropout=True)
                     pairs = pair_logps(logprobs.summed(), logprobs.counts(), reference.summed(batch))
                     loss = loss_of(pairs).sum() / len(examples)
@@ -123,16 +122,9 @@ def reference_logprobs(
     role: Role, groups: Sequence[PromptGroup], tokens: int, progress: Progress | None = None
 ) -> Tensor:
     """(groups, 2) summed log-probs of chosen and rejected, in the order of `groups` (`index` is the place)."""
-    backbone = role.backbone
     out = torch.empty(len(groups), 2)
-    parts = micro_batches(groups, tokens=tokens, layout=backbone.layout)
-    if progress is not None:
-        progress.start(len(parts), 0)
-    for done, micro in enumerate(parts, start=1):
-        batch = collate(micro, layout=backbone.layout).to(backbone.device)
+    for _, batch in batches(role.backbone, groups, tokens, progress):
         out[list(batch.indices)] = response_logprobs(role, batch).summed().reshape(-1, 2).cpu()
-        if progress is not None:
-            progress.step(done, {})
     return out
 
 
@@ -167,12 +159,10 @@ def evaluate_dpo(
     """
     if not groups:
         return {}
-    backbone = policy.backbone
     totals: dict[str, float] = {"loss": 0.0}
     stride = max(1, sum(group.loss_tokens for group in groups) // KL_POSITIONS)
     kl, n_positions = 0.0, 0
-    for micro in micro_batches(groups, tokens=config.micro_batch_tokens, layout=backbone.layout):
-        batch = collate(micro, layout=backbone.layout).to(backbone.device)
+    for _, batch in batches(policy.backbone, groups, config.micro_batch_tokens):
         logprobs = response_logprobs(policy, batch)
         pairs = pair_logps(logprobs.summed(), logprobs.counts(), reference.summed(batch, validation=True))
         totals["loss"] += float(loss_of(pairs).sum()) / len(groups)

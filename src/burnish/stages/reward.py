@@ -17,12 +17,12 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from burnish.data.batching import micro_batches
-from burnish.data.groups import PromptGroup, collate
+from burnish.data.groups import PromptGroup
 from burnish.files import atomic_directory, write_json
 from burnish.losses.reward import bradley_terry
 from burnish.models.heads import Scorer, ensemble_score, new_head, score
 from burnish.models.reward import write_reward_model
+from burnish.stages.batches import batches
 from burnish.stages.config import RewardConfig
 from burnish.stages.loop import Step, TrainingLoop
 from burnish.stages.progress import Progress
@@ -218,9 +218,7 @@ def _read_through_backbone(tokens: int) -> Read:
     def read(
         member: Member, groups: Sequence[PromptGroup], held_out: bool, dropout: bool
     ) -> Iterator[tuple[Tensor, Sequence[PromptGroup], int]]:
-        backbone = member.scorer.role.backbone
-        for micro in micro_batches(groups, tokens=tokens, layout=backbone.layout):
-            batch = collate(micro, layout=backbone.layout).to(backbone.device)
+        for micro, batch in batches(member.scorer.role.backbone, groups, tokens):
             yield member.scorer.scores(batch, dropout=dropout), micro, batch.n_tokens
 
     return read
@@ -255,15 +253,10 @@ def cached_features(scorer: Scorer, groups: TrainingData, tokens: int, run: Run,
 
 
 def _features(scorer: Scorer, groups: Sequence[PromptGroup], tokens: int, progress: Progress) -> Tensor:
-    backbone = scorer.role.backbone
     out: Tensor | None = None
-    parts = micro_batches(groups, tokens=tokens, layout=backbone.layout)
-    progress.start(len(parts), 0)
-    for done, micro in enumerate(parts, start=1):
-        batch = collate(micro, layout=backbone.layout).to(backbone.device)
+    for micro, batch in batches(scorer.role.backbone, groups, tokens, progress):
         hidden = scorer.features(batch).reshape(len(micro), 2, -1).to(scorer.head.dtype).cpu()
         out = torch.empty(len(groups), *hidden.shape[1:], dtype=hidden.dtype) if out is None else out
         out[[group.index for group in micro]] = hidden
-        progress.step(done, {})
     assert out is not None
     return out

@@ -11,9 +11,8 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from burnish.data.batching import micro_batches
 from burnish.data.chat import encode_example
-from burnish.data.groups import PromptGroup, collate
+from burnish.data.groups import PromptGroup
 from burnish.data.sources import LoadedData, load_examples
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_write
@@ -21,6 +20,7 @@ from burnish.models.config import Precision
 from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.models.reward import RewardModel, load_reward_model
+from burnish.stages.batches import batches
 from burnish.stages.progress import Progress
 from burnish.stages.run import model_of
 
@@ -107,7 +107,8 @@ def score_data(
     ]
     _check_lengths(encoded, reward)
     scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
-    members = score_groups(scorers, encoded, micro_batch_tokens, Progress("score", console))
+    with Progress("score", console) as progress:
+        members = score_groups(scorers, encoded, micro_batch_tokens, progress)
     used = members[: len(reward.scorers)]
     scores = ensemble_score(used.flatten(1), rule, spread_penalty=spread_penalty).reshape(members.shape[1:])
     scored = Scored(kind, scores, members, tuple(group.origin for group in encoded), out)
@@ -121,21 +122,12 @@ def score_groups(
     scorers: Sequence[Scorer], groups: Sequence[PromptGroup], tokens: int, progress: Progress | None = None
 ) -> torch.Tensor:
     """(scorers, groups, responses of each) scores of groups that have equally many responses."""
-    backbone = scorers[0].role.backbone
     out = torch.empty(len(scorers), len(groups), len(groups[0].responses))
     order = {id(group): place for place, group in enumerate(groups)}
-    parts = micro_batches(groups, tokens=tokens, layout=backbone.layout)
-    if progress is not None:
-        progress.start(len(parts), 0)
-    for done, micro in enumerate(parts, start=1):
-        batch = collate(micro, layout=backbone.layout).to(backbone.device)
+    for micro, batch in batches(scorers[0].role.backbone, groups, tokens, progress):
         places = [order[id(group)] for group in micro]
         for number, scorer in enumerate(scorers):
             out[number, places] = scorer.scores(batch).float().cpu().reshape(len(micro), -1)
-        if progress is not None:
-            progress.step(done, {})
-    if progress is not None:
-        progress.stop()
     return out
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from rich.console import Console
 
-from burnish.data.batching import micro_batches
-from burnish.data.groups import PromptGroup, collate
+from burnish.data.groups import PromptGroup
 from burnish.losses.sft import sft_loss
 from burnish.models.roles import Role, response_logprobs
+from burnish.stages.batches import batches
 from burnish.stages.config import SFTConfig
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.progress import Progress
@@ -40,8 +40,7 @@ def train_sft(config: SFTConfig, *, console: Console | None = None) -> RunResult
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
                 n_tokens = sum(group.loss_tokens for group in examples)
-                for micro in micro_batches(examples, tokens=config.micro_batch_tokens, layout=backbone.layout):
-                    batch = collate(micro, layout=backbone.layout).to(backbone.device)
+                for _, batch in batches(backbone, examples, config.micro_batch_tokens):
                     logprobs = response_logprobs(policy, batch, dropout=True)
                     loss = sft_loss(logprobs.token, n_tokens)
                     step.backward(loss, tokens=batch.n_tokens, origins=batch.origins)
@@ -56,10 +55,8 @@ def evaluate_sft(policy: Role, groups: list[PromptGroup], tokens: int) -> dict[s
     """Mean negative log-likelihood of held-out response tokens, in nats per token; empty without groups."""
     if not groups:
         return {}
-    backbone = policy.backbone
     total, n_tokens = 0.0, 0
-    for micro in micro_batches(groups, tokens=tokens, layout=backbone.layout):
-        batch = collate(micro, layout=backbone.layout).to(backbone.device)
+    for _, batch in batches(policy.backbone, groups, tokens):
         total -= float(response_logprobs(policy, batch).token.sum())
         n_tokens += batch.n_loss_tokens
     return {"loss": total / n_tokens}
