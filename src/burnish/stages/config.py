@@ -190,7 +190,7 @@ class PPOConfig(TrainConfig):
     stage: ClassVar[str] = "ppo"
 
     reward: str
-    """What is rewarded: a reward model (the directory of a stage `reward`), or `module:function`, or `FILE.py:function`,
+    """What is rewarded: a reward model (the directory of a stage `reward`), or `module:function` or `FILE.py:function`,
     which takes prompts and responses (lists of texts) and returns a list of numbers."""
     reward_function: str | None = None
     """Beside a reward model: `module:function`, whose reward is added to the model's score."""
