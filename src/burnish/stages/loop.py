@@ -89,6 +89,8 @@ class Step:
         self.tokens = 0
         self.values: dict[str, float] = {}
         self.origins: list[str] = []
+        self.shown: dict[str, float] = {}
+        """Values for the display that are not the step's own, such as its rollout's."""
         self.skipped = False
         self.seconds_aside = 0.0
 
@@ -149,6 +151,7 @@ class TrainingLoop:
         carried: the stage's own state.
         best: what decides which weights are best.
         eval_after: whether there is a validation after so many steps; every `eval_every` steps if not given.
+        limit: steps at most, beside `max_steps`.
     """
 
     def __init__(
@@ -164,13 +167,13 @@ class TrainingLoop:
         carried: Carried | None = None,
         best: Best | None = None,
         eval_after: Callable[[int], bool] | None = None,
+        limit: int | None = None,
     ) -> None:
         self.run, self.parameters, self.evaluate, self.progress = run, parameters, evaluate, progress
         self.config: TrainConfig = run.config
         self.order, self.carried, self.best = order, carried, best or Best()
         self.n_steps = order.steps_per_epoch * self.config.epochs
-        if self.config.max_steps is not None:
-            self.n_steps = min(self.n_steps, self.config.max_steps)
+        self.n_steps = min(self.n_steps, self.config.max_steps or self.n_steps, limit or self.n_steps)
         every = self.config.eval_every or max(1, math.ceil(self.n_steps / 8))
         self.eval_after = eval_after or (lambda done: done % every == 0)
         self.optimiser = make_optimiser(parameters, self.config, rates or {})
@@ -258,7 +261,7 @@ class TrainingLoop:
         if step.skipped:
             values = {"step": done, "epoch": values["epoch"], "skipped": True, **step.values}
         self.record(values)
-        self.progress.step(done, values)
+        self.progress.step(done, {**values, **step.shown})
 
     def _after(self, done: int) -> None:
         self.done = done
