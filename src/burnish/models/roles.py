@@ -9,8 +9,9 @@ Legend: B rows, T tokens, N response tokens that carry loss, R responses, V voca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -192,18 +193,34 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A part that a backbone plays: the plain model, or the model through one adapter."""
+    """A part that a backbone plays: the plain model, or the model through one adapter.
+
+    Attributes:
+        backbone: who plays it.
+        adapter: through which adapter, or none for the plain model.
+        temperature: the role's distribution is softmax(logits / temperature), for whoever samples from it, scores it
+            or compares it with another.
+    """
 
     backbone: Backbone
     adapter: str | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < math.inf:
+            raise ModelError(f"a role's temperature must be positive and finite (got {self.temperature!r})")
+
+    def at(self, temperature: float) -> Role:
+        """The same part at another temperature; not a factor on top of the one that it has."""
+        return replace(self, temperature=temperature)
 
     def route(self, *, dropout: bool = False) -> Route:
         """The route of this role's forward passes."""
         return Route.single(self.adapter, dropout=dropout)
 
     def head(self) -> OutputHead:
-        """This role's output projection."""
-        return self.backbone.head(self.adapter)
+        """This role's output projection, at its temperature."""
+        return self.backbone.head(self.adapter).tempered(self.temperature)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What trains when this role trains: the adapter's parameters, or all of a model that plays without one."""
