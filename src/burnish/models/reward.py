@@ -149,7 +149,8 @@ def load_reward_model(
     source = resolve_model(str(members[0]))
     if onto is None:
         loaded = load_model(source, dtype=dtype, device=device, echo=echo, classifier=source.adapter is None)
-        tokenizer, model = loaded.tokenizer, loaded.model
+        tokenizer = loaded.tokenizer
+        model: nn.Module = loaded.model
     else:
         tokenizer, model = _own_tokenizer(members[0]), onto.model
     template = resolve_template(tokenizer, "auto")

@@ -35,8 +35,8 @@ from burnish.ops.logprobs import token_logprobs
 from burnish.ops.running import RunningMoments
 from burnish.stages.batches import batches
 from burnish.stages.config import PPOConfig
-from burnish.stages.loop import Best, Step, TrainingLoop
 from burnish.stages.functions import Episodes, RewardFunction, is_function, load_function
+from burnish.stages.loop import Best, Step, TrainingLoop
 from burnish.stages.ppo_roles import Cast, load_cast
 from burnish.stages.ppo_rollout import (
     Rollout,

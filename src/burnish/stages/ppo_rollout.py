@@ -182,7 +182,7 @@ class Rollout:
         reference: (R, T) nats of the tokens under the reference.
         values: (R, T) the critic's values, when the rollout was made; 0 without a critic.
         advantages: (R, T), whitened if they are to be; 0 at padding.
-        returns: (R, T) the critic's targets.
+        returns: (R, T) the critic's targets; 0 without one.
         metrics: what the rollout is like, under the field's names.
     """
 
@@ -273,7 +273,7 @@ def make_rollout(
         group_of = torch.arange(len(scores)) // sampled.k
         compare = rloo if config.advantage == "rloo" else grpo
         raw = torch.where(mask, compare(rewards.sum(1), group_of).unsqueeze(1), torch.zeros_like(rewards))
-        advantages = returns = raw
+        advantages, returns = raw, torch.zeros_like(raw)
     kl = k1(torch.where(mask, sampled.logprobs - reference, torch.zeros_like(rewards)))
     metrics = {
         "reward": float(rewards.sum(1).mean()),
