@@ -10,7 +10,7 @@ Legend: B rows, T tokens, N response tokens that carry loss, R responses, V voca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -274,6 +274,37 @@ def predicting_hidden(role: Role, batch: GroupBatch, *, dropout: bool = False) -
     """(N, D) hidden states of the positions that predict a response token, in the batch's order."""
     hidden = role.backbone.hidden_states(batch, role.route(dropout=dropout))
     return hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predictors)
+
+
+def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False) -> list[Tensor]:
+    """Hidden states of several roles over the same rows, with one pass a backbone.
+
+    Roles on one backbone are computed together, over the rows repeated: one product with each frozen weight, each
+    role's adapter on its own copy of the rows. Values and gradients are those of separate passes. Backward runs
+    through all the rows of a pass, so a role whose hidden states get no gradient is dearer beside one that trains.
+
+    Args:
+        roles: whose hidden states; a role's temperature has no part in them.
+        batch: prompt groups, on the device and in the layout of all the backbones.
+        dropout: whether LoRA dropout is on, for all the roles.
+
+    Returns:
+        (B, T, D) of each role, in the order of `roles`.
+    """
+    by_backbone: dict[int, list[int]] = {}
+    for place, role in enumerate(roles):
+        by_backbone.setdefault(id(role.backbone), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in by_backbone.values():
+        backbone = roles[places[0]].backbone
+        if len(places) == 1:
+            found[places[0]] = backbone.hidden_states(batch, roles[places[0]].route(dropout=dropout))
+            continue
+        rows = batch.input_ids.shape[0]
+        route = Route(tuple((roles[place].adapter, rows) for place in places), dropout)
+        hidden = backbone.hidden_states(batch.repeated(len(places)), route)
+        found.update(zip(places, hidden.split(rows), strict=True))
+    return [found[place] for place in range(len(roles))]
 
 
 def _stock_attention(model: nn.Module) -> str:
