@@ -259,7 +259,7 @@ class PPOConfig(TrainConfig):
     """Nats per token between the policy and itself at the rollout's start at which the remaining updates of the rollout
     are left out."""
     critic_warmup: int = Field(0, ge=0)
-    """Rollouts at the beginning from which the critic alone learns."""
+    """Rollouts at the beginning from which the critic alone learns, without clipping its values."""
     learning_rate: float = Field(2e-5, gt=0.0, le=1.0)
     """The peak learning rate."""
     critic_learning_rate: float | None = Field(None, gt=0.0, le=1.0)

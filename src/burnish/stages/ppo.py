@@ -9,6 +9,7 @@ Legend: N response tokens of a micro-batch, R responses of a rollout.
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -256,7 +257,9 @@ class Stage:
     def _value_loss(self, step: Step, rollout: Rollout, rows: Tensor, values: Tensor, n_tokens: int) -> Tensor:
         mask = rollout.sampled.mask
         old, returns = take(rollout.values, mask, rows).to(values), take(rollout.returns, mask, rows).to(values)
-        found = clipped_value_loss(values, old, returns, n_tokens, clip=self.config.value_clip)
+        # A reward model's head was never trained within a response: at first its values may be far off.
+        clip = math.inf if rollout.number < self.config.critic_warmup else self.config.value_clip
+        found = clipped_value_loss(values, old, returns, n_tokens, clip=clip)
         step.add(value_loss=float(found.loss.detach()), value_clip_fraction=float(found.clip_fraction))
         return found.loss
 
