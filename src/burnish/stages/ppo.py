@@ -29,7 +29,7 @@ from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.models.adapters import save_adapter
 from burnish.models.heads import ensemble_score, score
 from burnish.models.reward import write_classifier
-from burnish.models.roles import hidden_of
+from burnish.models.roles import Role, hidden_of
 from burnish.ops.entropy import token_entropy
 from burnish.ops.kl import AdaptiveKLController, FixedKLController, KLController, kl_estimator
 from burnish.ops.logprobs import token_logprobs
@@ -194,21 +194,26 @@ class Stage:
         warming = rollout.number < config.critic_warmup
         policy, critic = self.cast.policy, self.cast.critic
         roles = [*([] if warming else [policy]), *([] if critic is None else [critic.role])]
-        for micro, batch in batches(roles[0].backbone, members, config.micro_batch_tokens // len(roles)):
-            rows = rows_of(micro)
-            hidden = [
-                states.reshape(-1, states.shape[-1]).index_select(0, batch.predictors)
-                for states in hidden_of(roles, batch)
-            ]
-            losses = []
-            if not warming:
-                losses.append(self._policy_loss(step, rollout, rows, hidden[0], batch, n_tokens))
-            if critic is not None:
-                losses.append(self._value_loss(step, rollout, rows, score(hidden[-1], critic.head), n_tokens))
-            step.backward(torch.stack(losses).sum(), tokens=batch.n_tokens, origins=batch.origins)
+        for together in self._passes(roles, members):
+            for micro, batch in batches(policy.backbone, members, config.micro_batch_tokens // len(together)):
+                rows, losses = rows_of(micro), []
+                for role, states in zip(together, hidden_of(together, batch), strict=True):
+                    hidden = states.reshape(-1, states.shape[-1]).index_select(0, batch.predictors)
+                    if role is policy:
+                        losses.append(self._policy_loss(step, rollout, rows, hidden, batch, n_tokens))
+                    elif critic is not None:
+                        losses.append(self._value_loss(step, rollout, rows, score(hidden, critic.head), n_tokens))
+                tokens = batch.n_tokens if roles[0] in together else 0
+                step.backward(torch.stack(losses).sum(), tokens=tokens, origins=batch.origins)
         if config.kl_limit is not None and step.values.get("approx_kl", 0.0) > config.kl_limit:
             self.halted = rollout.number
             step.skip()
+
+    def _passes(self, roles: Sequence[Role], members: Sequence[PromptGroup]) -> list[list[Role]]:
+        """Which roles are computed together: all of them if one pass then holds the mini-batch, else each by itself,
+        since a full pass gains nothing by being shared (docs/architecture.md has the figures)."""
+        tokens = len(roles) * len(members) * max(group.row_length for group in members)
+        return [list(roles)] if tokens <= self.config.micro_batch_tokens else [[role] for role in roles]
 
     def _policy_loss(
         self, step: Step, rollout: Rollout, rows: Tensor, hidden: Tensor, batch: GroupBatch, n_tokens: int
