@@ -3,8 +3,9 @@
     python benchmarks/ppo_memory.py
     python benchmarks/ppo_memory.py --model gemma-3-270m --micro-batch-tokens 2048
 
-SFT, a reward model from it and PPO from both train on the starter data, on the same model, dtype and micro-batch. Memory
-is the most that the process has held resident, everything included: interpreter, libraries, weights, sampler's cache.
+SFT, a reward model from it and PPO from both train on the starter data, on the same model, dtype and micro-batch.
+Memory
+is the most that the process held resident, everything included: interpreter, libraries, weights, sampler's cache.
 """
 
 from __future__ import annotations
