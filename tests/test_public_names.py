@@ -20,6 +20,7 @@ PUBLIC = {
     "LoadedModel",
     "MergeResult",
     "Message",
+    "PPOConfig",
     "Recipe",
     "RecipeResult",
     "RewardConfig",
@@ -43,6 +44,7 @@ PUBLIC = {
     "sample",
     "score_data",
     "train_dpo",
+    "train_ppo",
     "train_reward",
     "train_sft",
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from burnish.pipeline.run import RecipeResult
 
 QUICKSTART = "starter/assistant"
+QUICKSTART_FULL = "starter/assistant-full"
 
 
 def run(recipe: str, /, *overrides: str, runs_dir: Path = Path("runs")) -> None:
@@ -40,6 +41,7 @@ def run(recipe: str, /, *overrides: str, runs_dir: Path = Path("runs")) -> None:
 def quickstart(
     *overrides: str,
     sample: Whole | None = None,
+    full: Annotated[bool, Parameter(negative=())] = False,
     full_eval: Annotated[bool, Parameter(negative=())] = False,
     runs_dir: Path = Path("runs"),
 ) -> None:
@@ -51,6 +53,8 @@ def quickstart(
         `key=value` for its recipe, `starter/assistant`, as in `sft.epochs=3`.
     sample
         Measure on a fixed sample of so many evaluation prompts.
+    full
+        A reward model and PPO as well, from the same SFT model as DPO (the recipe `starter/assistant-full`).
     full_eval
         Measure on all of them.
     runs_dir
@@ -59,7 +63,7 @@ def quickstart(
     if sample is not None and full_eval:
         raise ConfigError("--sample and --full-eval exclude each other", fix="give one of them")
     more = [f"report.sample={sample}"] if sample is not None else ["report.sample=null"] if full_eval else []
-    run(QUICKSTART, *overrides, *more, runs_dir=runs_dir)
+    run(QUICKSTART_FULL if full else QUICKSTART, *overrides, *more, runs_dir=runs_dir)
 
 
 def show_summary(recipe: Recipe, result: RecipeResult) -> None:

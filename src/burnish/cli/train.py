@@ -1,4 +1,4 @@
-"""`burnish sft`, `burnish reward`, `burnish dpo` and `burnish merge`."""
+"""`burnish sft`, `burnish reward`, `burnish dpo`, `burnish ppo` and `burnish merge`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from burnish.cli.console import field_line, messages, results
 from burnish.cli.options import command_from_config
-from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig
+from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
 from burnish.stages.run import model_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ def _train_reward(config: RewardConfig) -> None:
     _train(train_reward, config, use="burnish score DATA --model {model}")
 
 
+def _train_ppo(config: PPOConfig) -> None:
+    from burnish.stages.ppo import train_ppo
+
+    _train(train_ppo, config)
+
+
 def _train(function: Callable[..., RunResult], config: Any, *, use: str = "burnish chat {model}") -> None:
     """Run a stage and say what it left behind, and the command with which to use it."""
     located = config.model_copy(update={"model": model_of(config.model)})
@@ -48,7 +54,7 @@ def show_result(result: RunResult, *, use: str) -> None:
         console.print(f"went on after step {result.resumed_from}")
     steps, kept = result.steps, result.metrics.get("model_of_step", result.steps)
     console.print(field_line("steps", steps if kept == steps else f"{steps}; the model is that of step {kept}"))
-    names = ("best_validation_loss", "accuracy", "ensemble_accuracy", "margin", "kl")
+    names = ("best_validation_loss", "accuracy", "ensemble_accuracy", "margin", "score", "judge", "kl")
     shown = [f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names if name in result.metrics]
     if shown:
         console.print(field_line("measured", ", ".join(shown)))
@@ -59,6 +65,7 @@ def show_result(result: RunResult, *, use: str) -> None:
 sft = command_from_config(SFTConfig, _train_sft, name="sft")
 reward = command_from_config(RewardConfig, _train_reward, name="reward")
 dpo = command_from_config(DPOConfig, _train_dpo, name="dpo")
+ppo = command_from_config(PPOConfig, _train_ppo, name="ppo")
 
 
 def merge(

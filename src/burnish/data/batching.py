@@ -98,6 +98,71 @@ class DataOrder:
         return order[within * self.batch_size : (within + 1) * self.batch_size].tolist()
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutOrder:
+    """Which prompts make up a rollout, and which of a rollout's groups the batch of each optimiser step.
+
+    Every epoch over the prompts is a fresh permutation, cut into rollouts; the last one of an epoch may be smaller.
+    Every pass over a rollout is a fresh permutation of its groups, cut into batches likewise.
+
+    Attributes:
+        n: number of prompts.
+        rollout_size: prompts of a rollout.
+        batch_size: prompts of an optimiser step.
+        passes: over each rollout.
+        seed: of the permutations.
+    """
+
+    n: int
+    rollout_size: int
+    batch_size: int
+    passes: int
+    seed: int
+
+    @property
+    def rollouts_per_epoch(self) -> int:
+        """Rollouts of a pass over the prompts."""
+        return -(-self.n // self.rollout_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of a pass over the prompts."""
+        return self.first_step(self.rollouts_per_epoch)
+
+    def first_step(self, rollout: int) -> int:
+        """The optimiser step, counted from 0, with which a rollout begins."""
+        epochs, within = divmod(rollout, self.rollouts_per_epoch)
+        last = self.n - (self.rollouts_per_epoch - 1) * self.rollout_size
+        epoch = (self.rollouts_per_epoch - 1) * self._steps(self.rollout_size) + self._steps(last)
+        return epochs * epoch + within * self._steps(self.rollout_size)
+
+    def _steps(self, prompts: int) -> int:
+        return self.passes * -(-min(prompts, self.n) // self.batch_size)
+
+    def rollout_of(self, step: int) -> int:
+        """The rollout, counted from 0 across epochs, that a step learns from."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return epoch * self.rollouts_per_epoch + within // self._steps(self.rollout_size)
+
+    def prompts(self, rollout: int) -> list[int]:
+        """Places in the data set of a rollout's prompts."""
+        return DataOrder(self.n, self.rollout_size, self.seed).batch(rollout)
+
+    def members(self, step: int) -> list[int]:
+        """Places in the rollout of the groups of a step."""
+        rollout = self.rollout_of(step)
+        size = len(self.prompts(rollout))
+        number, part = divmod(step - self.first_step(rollout), -(-size // self.batch_size))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + rollout) * 1_009 + number + 7)
+        order = torch.randperm(size, generator=generator)
+        return order[part * self.batch_size : (part + 1) * self.batch_size].tolist()
+
+    def batch(self, step: int) -> list[int]:
+        """Places in the data set of the prompts of a step."""
+        prompts = self.prompts(self.rollout_of(step))
+        return [prompts[place] for place in self.members(step)]
+
+
 def split(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Split `n` examples into (training, validation) places.
 

@@ -26,7 +26,7 @@ from burnish.models.adapters import HEAD, load_adapter_with_head, save_adapter
 from burnish.models.gguf import Echo
 from burnish.models.heads import Scorer
 from burnish.models.loading import ModelSource, load_model, resolve_model
-from burnish.models.roles import Backbone
+from burnish.models.roles import Backbone, freeze
 
 RECORD = "reward.json"
 _HEAD_TENSOR = f"{HEAD}.weight"
@@ -121,9 +121,24 @@ def _set_padding(config: Any, tokenizer: Any) -> None:
 
 
 def load_reward_model(
-    directory: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu", echo: Echo = print
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    echo: Echo = print,
+    onto: Backbone | None = None,
+    prefix: str = "reward",
 ) -> RewardModel:
     """Load what the stage reward left: one member, or an ensemble on one backbone.
+
+    Args:
+        directory: the reward model's.
+        dtype: of the weights.
+        device: where they go.
+        echo: takes lines on a conversion or download.
+        onto: a backbone of the plain model that the members' adapters stand on (see `base_of`);
+            they are added to it, and nothing else is loaded. The tokenizer is then the reward model's own.
+        prefix: the adapters are called PREFIX-1, PREFIX-2, ...
 
     Raises:
         ModelError: not a reward model, or its base can't be found.
@@ -132,31 +147,54 @@ def load_reward_model(
     record = _read_record(directory)
     members = [directory / name for name in record["members"]]
     source = resolve_model(str(members[0]))
-    loaded = load_model(source, dtype=dtype, device=device, echo=echo, classifier=source.adapter is None)
-    template = resolve_template(loaded.tokenizer, "auto")
-    install_template(template, loaded.tokenizer)
+    if onto is None:
+        loaded = load_model(source, dtype=dtype, device=device, echo=echo, classifier=source.adapter is None)
+        tokenizer = loaded.tokenizer
+        model: nn.Module = loaded.model
+    else:
+        tokenizer, model = _own_tokenizer(members[0]), onto.model
+    template = resolve_template(tokenizer, "auto")
+    install_template(template, tokenizer)
     if source.adapter is None:
-        backbone = Backbone(loaded.model)
+        backbone = Backbone(model)
         scorers = [Scorer(backbone.role(None), _parameter(_classifier_head(members[0]), backbone))]
     else:
-        heads = _load_members(loaded.model, members, source)
-        backbone = Backbone(loaded.model)
+        heads = _load_members(model, members, source, prefix)
+        backbone = onto or Backbone(model)
         scorers = [Scorer(backbone.role(name), _parameter(head, backbone)) for name, head in heads.items()]
+        for scorer in scorers:
+            freeze(scorer.role.parameters())
     held_back = record.get("holdout") is not None
     return RewardModel(
         scorers=tuple(scorers[:-1] if held_back else scorers),
         judge=scorers[-1] if held_back else None,
-        tokenizer=loaded.tokenizer,
+        tokenizer=tokenizer,
         template=template,
     )
 
 
-def _load_members(model: nn.Module, members: Sequence[Path], first: ModelSource) -> dict[str, Tensor]:
+def base_of(directory: Path) -> ModelSource | None:
+    """The plain model that a reward model's adapters stand on, or none where it is a whole model of its own.
+
+    Raises:
+        ModelError: not a reward model.
+    """
+    source = resolve_model(str(directory / _read_record(directory)["members"][0]))
+    return None if source.adapter is None else source.plain
+
+
+def _own_tokenizer(member: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(member), local_files_only=True, trust_remote_code=False)
+
+
+def _load_members(model: nn.Module, members: Sequence[Path], first: ModelSource, prefix: str) -> dict[str, Tensor]:
     heads: dict[str, Tensor] = {}
     for number, member in enumerate(members, start=1):
         if resolve_model(str(member)).plain != first.plain:
             raise ModelError(f"the members stand on different models: {member} not on {first.plain}")
-        name = f"reward-{number}"
+        name = f"{prefix}-{number}"
         heads[name] = load_adapter_with_head(model, member, name)
     return heads
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from burnish.config import Config
 from burnish.data.examples import Kind
 from burnish.models.config import Precision
-from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig, TrainConfig
+from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig, TrainConfig
 
 
 class MergeConfig(Config):
@@ -80,10 +80,16 @@ class StageKind:
         return issubclass(self.config, TrainConfig)
 
 
+NAMES_MODELS = ("reward", "judge")
+"""Settings of PPO that may name a stage of the recipe: a reward model."""
+NAMES_FUNCTIONS = (*NAMES_MODELS, "reward_function")
+"""Settings of PPO that may name a function."""
+
 KINDS: Mapping[str, StageKind] = {
     "sft": StageKind(SFTConfig, "burnish.stages.sft:train_sft", "sft"),
     "reward": StageKind(RewardConfig, "burnish.stages.reward:train_reward", "preference"),
     "dpo": StageKind(DPOConfig, "burnish.stages.dpo:train_dpo", "preference"),
+    "ppo": StageKind(PPOConfig, "burnish.stages.ppo:train_ppo", "prompt"),
     "merge": StageKind(MergeConfig, "burnish.stages.merge:merge_model"),
     "report": StageKind(ReportConfig, "burnish.pipeline.report:report"),
 }

@@ -27,9 +27,10 @@ from burnish.config import Config, field_problems, read_yaml, suggest
 from burnish.errors import BurnishError, ConfigError
 from burnish.models.catalog import CATALOG
 from burnish.models.loading import resolve_model
-from burnish.pipeline.kinds import KINDS, ReportConfig, StageKind
+from burnish.pipeline.kinds import KINDS, NAMES_FUNCTIONS, NAMES_MODELS, ReportConfig, StageKind
 from burnish.pipeline.overrides import apply_overrides
 from burnish.stages.config import DPOConfig, TrainConfig
+from burnish.stages.functions import is_function
 from burnish.stages.run import model_of
 
 RAW = "model"
@@ -83,7 +84,13 @@ class Stage:
         """`model`, stages and other models that it needs."""
         if isinstance(self.config, ReportConfig):
             return tuple(self.config.models.values())
-        return (self.start,) if self.start is not None else ()
+        return (*((self.start,) if self.start is not None else ()), *self.rewards.values())
+
+    @property
+    def rewards(self) -> dict[str, str]:
+        """Setting -> the stage or the directory of the reward model that it names; empty but for PPO."""
+        named = {name: getattr(self.config, name, None) for name in NAMES_MODELS}
+        return {name: value for name, value in named.items() if value is not None and not is_function(value)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +229,7 @@ class _Reader:
             values = _with_defaults(values, top, spec)
         if kind == "report":
             values |= {"seed": top.seed} if top.seed is not None and "seed" not in own else {}
-            values.setdefault("models", {"raw": RAW, **{stage: stage for stage in _trained(top)}})
+            values.setdefault("models", {"raw": RAW, **{stage: stage for stage in _speaking(top)}})
         filled = {field: "-" for field in _CHOSEN_FOR_IT if field in spec.config.model_fields}
         try:
             config = spec.config.model_validate({**values, **filled})
@@ -261,6 +268,26 @@ class _Reader:
         elif stage.start != RAW and stage.start not in names:
             hint = suggest(str(stage.start), [RAW, *names]) or f"; it can start from {', '.join([RAW, *names])}"
             self.problems[f"stages.{stage.name}.from"] = f"no stage {stage.start!r}{hint}"
+        self._check_rewards(stage, names)
+
+    def _check_rewards(self, stage: Stage, names: Sequence[str]) -> None:
+        """A reward model is a stage `reward` or a directory; and nothing else goes on from one, or speaks."""
+        rewards = [name for name in names if name in self.stages and self.stages[name].kind == "reward"]
+        for field, target in stage.rewards.items():
+            place = f"stages.{stage.name}.{field}"
+            if target in names and target not in rewards:
+                self.problems[place] = f"{target!r} is no reward model: its stage is {self.stages[target].kind!r}"
+            elif target not in names and not Path(target).expanduser().is_dir():
+                hint = suggest(target, rewards) or f"; reward models of the recipe: {', '.join(rewards) or 'none'}"
+                self.problems[place] = f"no stage, directory or function is called {target!r}{hint}"
+        if stage.start in rewards and stage.kind != "merge":
+            self.problems[f"stages.{stage.name}.from"] = f"{stage.start!r} is a reward model, which does not speak"
+        if isinstance(stage.config, ReportConfig):
+            for label, target in stage.config.models.items():
+                if target in rewards:
+                    self.problems[f"stages.{stage.name}.models.{label}"] = (
+                        f"{target!r} is a reward model, which does not speak"
+                    )
 
     def _unknown_model(self, model: str, stages: Sequence[str]) -> str | None:
         try:
@@ -308,6 +335,10 @@ def _trained(top: RecipeFile) -> list[str]:
     return [name for name, kind in _kinds(top).items() if kind in KINDS and KINDS[kind].trains]
 
 
+def _speaking(top: RecipeFile) -> list[str]:
+    return [name for name in _trained(top) if _kinds(top)[name] != "reward"]
+
+
 def _model_makers(top: RecipeFile) -> list[str]:
     return [name for name, kind in _kinds(top).items() if kind != "report"]
 
@@ -336,6 +367,10 @@ def _located(config: Config, base: Path) -> Config:
         return config
     fields = {"data": config.data, "validation": config.validation, "template": config.template}
     found = {name: _located_path(value, base) for name, value in fields.items() if isinstance(value, str)}
+    for name in NAMES_FUNCTIONS:
+        if isinstance(value := getattr(config, name, None), str):
+            path, colon, function = value.rpartition(":") if is_function(value) else (value, "", "")
+            found[name] = _located_path(path, base) + colon + function
     return config.model_copy(update=found)
 
 

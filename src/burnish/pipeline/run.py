@@ -27,15 +27,16 @@ from burnish.errors import OutputDirError
 from burnish.files import write_json
 from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint
 from burnish.pipeline.fingerprint import code_fingerprint
-from burnish.pipeline.kinds import ReportConfig
+from burnish.pipeline.kinds import NAMES_FUNCTIONS, ReportConfig
 from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
 from burnish.stages.config import TrainConfig
+from burnish.stages.functions import function_fingerprint
 from burnish.stages.run import FREE_FIELDS, model_of, versions
 
 HASH_LENGTH = 12
 State = Literal["done", "resume", "new"]
 # Where inputs lie, not what they are: their content is hashed instead.
-_PLACES = ("model", "data", "validation", "template", "prompts")
+_PLACES = ("model", "data", "validation", "template", "prompts", *NAMES_FUNCTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,9 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         depends["validation"] = data_fingerprint(held_out) if isinstance(held_out, str) else digest(held_out)
         file = Path(template).expanduser()
         depends["template"] = digest(file.read_text(encoding="utf-8") if file.is_file() else template)
+        for name in NAMES_FUNCTIONS:
+            if (named := getattr(stage.config, name, None)) is not None:
+                depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)
     return depends
 
 
@@ -252,7 +256,8 @@ def _run_stage(planned: Planned, plan: Sequence[Planned], recipe: Recipe, consol
     function = stage.spec.function()
     if isinstance(stage.config, TrainConfig):
         assert stage.start is not None
-        places = {"model": products[stage.start], "out": out.absolute()}
+        rewards = {name: products.get(target, target) for name, target in stage.rewards.items()}
+        places = {"model": products[stage.start], "out": out.absolute(), **rewards}
         config = stage.config.model_copy(update=places)
         _relocate(out, config)
         function(config, console=console)

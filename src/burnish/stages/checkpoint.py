@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ _NAME = re.compile(r"step-(\d{8})")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint says besides tensors: steps done, and whatever the loop wants back."""
+    """What a checkpoint says besides the weights: steps done, and whatever the loop and the stage want back."""
 
     step: int
     state: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -42,6 +43,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     *,
     keep: int,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write the checkpoint of `step` done steps, then remove all but the last `keep`.
 
@@ -52,6 +54,7 @@ def save_checkpoint(
         optimiser: AdamW over exactly these parameters.
         state: plain values the loop wants back (best loss so far, and so on).
         keep: how many checkpoints stay.
+        tensors: what the stage wants back, by name.
     """
     target = directory / f"step-{step:08d}"
     if not target.exists():
@@ -61,6 +64,8 @@ def save_checkpoint(
             )
             save_file(_optimiser_tensors(parameters, optimiser), temporary / "optimiser.safetensors")
             save_file(_random_tensors(), temporary / "random.safetensors")
+            own = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()}
+            save_file(own, temporary / "stage.safetensors")
             record = {"step": step, "state": dict(state), "python_random": _python_random()}
             (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
     for old in _checkpoints(directory)[:-keep]:
@@ -87,6 +92,7 @@ def load_last(
         weights = load_file(path / "weights.safetensors")
         moments = load_file(path / "optimiser.safetensors")
         generators = load_file(path / "random.safetensors")
+        own = load_file(path / "stage.safetensors")
         record = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except Exception as error:
         raise CheckpointError(
@@ -95,7 +101,7 @@ def load_last(
     load_weights(weights, parameters, path)
     _restore_optimiser(moments, parameters, optimiser)
     _restore_random(generators, record["python_random"])
-    return Checkpoint(int(record["step"]), record["state"])
+    return Checkpoint(int(record["step"]), record["state"], own)
 
 
 @torch.no_grad()

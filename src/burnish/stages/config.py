@@ -208,6 +208,8 @@ class PPOConfig(TrainConfig):
 
     rollout_size: int = Field(64, ge=1)
     """Prompts of a rollout; each prompt is used once an epoch."""
+    max_rollouts: int | None = Field(None, ge=1)
+    """Stop after so many rollouts, even within an epoch."""
     responses: int | None = Field(None, ge=1)
     """Responses to each prompt; 1 for gae, 4 for rloo and grpo if not given."""
     max_new_tokens: int = Field(64, ge=1)
@@ -257,15 +259,20 @@ class PPOConfig(TrainConfig):
     """Nats per token between the policy and itself at the rollout's start at which the remaining updates of the rollout
     are left out."""
     critic_warmup: int = Field(0, ge=0)
-    """Rollouts at the beginning from which the critic alone learns."""
+    """Rollouts at the beginning from which the critic alone learns, without clipping its values."""
     learning_rate: float = Field(2e-5, gt=0.0, le=1.0)
     """The peak learning rate."""
     critic_learning_rate: float | None = Field(None, gt=0.0, le=1.0)
     """The critic's; that of the policy if not given."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     """How the learning rate falls after the warm-up."""
+    eval_every: int | None = Field(None, ge=1)
+    """Rollouts between evaluations; eight in a run if not given."""
     save_every: int = Field(16, ge=1)
     """Steps between checkpoints."""
+    keep_best: bool = True
+    """The finished model is the one with the best evaluation (the judge's score; without a judge, score less the price
+    of the KL), not the last one."""
 
     judge: str | None = None
     """What watches and rewards nothing: a reward model or `module:function`; the reward model's held-back member if not
@@ -296,6 +303,10 @@ class PPOConfig(TrainConfig):
             raise ValueError("kl_target belongs to kl_in: reward")
         if self.advantage != "gae" and (self.critic_warmup or self.critic_learning_rate is not None):
             raise ValueError(f"{self.advantage} has no critic: critic_warmup and critic_learning_rate need gae")
+        if self.on_alarm == "rollback" and not self.keep_best:
+            raise ValueError("on_alarm: rollback goes back to the best weights: it needs keep_best: true")
+        if self.tuning == "full" and self.reference_ema is not None:
+            raise ValueError("reference_ema averages adapters: it needs tuning: lora")
         if self.max_length is not None and self.max_length <= self.max_new_tokens:
             raise ValueError("max_length holds prompt and response: it must be above max_new_tokens")
         return self

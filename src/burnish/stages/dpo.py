@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from burnish.data.batching import DataOrder
 from burnish.data.groups import GroupBatch, PromptGroup
 from burnish.errors import ConfigError
 from burnish.files import atomic_directory
@@ -55,7 +56,8 @@ def train_dpo(config: DPOConfig, *, console: Console | None = None) -> RunResult
         def evaluate() -> dict[str, float]:
             return evaluate_dpo(policy, reference, groups.validation, loss_of, config)
 
-        with TrainingLoop(run, policy.parameters(), len(groups.train), evaluate, Progress("dpo", console)) as loop:
+        order = DataOrder(len(groups.train), config.batch_size, config.seed)
+        with TrainingLoop(run, policy.parameters(), order, evaluate, Progress("dpo", console)) as loop:
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
                 for _, batch in batches(backbone, examples, config.micro_batch_tokens):

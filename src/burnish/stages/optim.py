@@ -11,18 +11,27 @@ from torch import nn
 from burnish.stages.config import TrainConfig
 
 
-def make_optimiser(parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
+def make_optimiser(
+    parameters: Mapping[str, nn.Parameter], config: TrainConfig, rates: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; weight decay on matrices only.
 
     Args:
         parameters: by stable name, fp32.
         config: learning rate, betas, weight decay.
+        rates: prefix of names -> the peak learning rate of these parameters, where it is another than `config`'s. A
+            parameter group's share of the common rate stands in it as `relative_rate`.
     """
-    decayed = [p for name, p in parameters.items() if p.dim() >= 2 and name != "token_rows"]
-    kept = [p for name, p in parameters.items() if p.dim() < 2 or name == "token_rows"]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = config.weight_decay if parameter.dim() >= 2 and not name.endswith("token_rows") else 0.0
+        rate = next((rate for prefix, rate in (rates or {}).items() if name.startswith(prefix)), config.learning_rate)
+        groups.setdefault((decay, rate / config.learning_rate), []).append(parameter)
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
+        [
+            {"params": members, "weight_decay": decay, "relative_rate": share}
+            for (decay, share), members in groups.items()
+        ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=1e-8,

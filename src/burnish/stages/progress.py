@@ -17,7 +17,11 @@ _SHOWN = {
     "loss": "loss {:.3f}",
     "margin": "margin {:.2f}",
     "accuracy": "acc {:.2f}",
+    "score": "score {:.2f}",
+    "judge": "judge {:.2f}",
     "kl": "kl {:.3f}",
+    "response_length": "len {:.0f}",
+    "eos_rate": "eos {:.2f}",
     "tokens_per_second": "{:.0f} tok/s",
 }
 
@@ -66,7 +70,7 @@ class Progress:
 
     def step(self, done: int, values: Mapping[str, Any]) -> None:
         """Show a step's values."""
-        info = self._info = summary({**values, **self._kl})
+        info = self._info = summary({**self._kl, **values})
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, info=info)
             return
@@ -102,6 +106,8 @@ def summary(values: Mapping[str, Any]) -> str:
     """The values worth a glance, in a line of at most 60 characters; of KL, which costs, the last validation's."""
     parts = []
     for name in _SHOWN:
+        if name == "loss" and "score" in values:
+            continue  # PPO's loss says nothing about progress
         if name in values:
             value = values[name]
             parts.append(_SHOWN[name].format(value))

@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from burnish.data.batching import DataOrder
 from burnish.data.groups import PromptGroup
 from burnish.files import atomic_directory, write_json
 from burnish.losses.reward import bradley_terry
@@ -65,7 +66,8 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
             return validate_reward(members, groups.validation, read, config)
 
         parameters = _parameters(members, config)
-        with TrainingLoop(run, parameters, len(groups.train), evaluate, Progress("reward", console)) as loop:
+        order = DataOrder(len(groups.train), config.batch_size, config.seed)
+        with TrainingLoop(run, parameters, order, evaluate, Progress("reward", console)) as loop:
             for step in loop:
                 for member in members:
                     examples = [groups.train[member.sample[i]] for i in step.examples]

@@ -3,6 +3,7 @@
 OUT/run.json         the resolved config, versions, and whether the run is finished
 OUT/metrics.jsonl    one line a step, one a validation
 OUT/checkpoints/     the last checkpoints (removed when the run is finished)
+OUT/samples/         what PPO's policy answered at each evaluation
 OUT/best/            the trained weights with the lowest validation loss so far
 OUT/model/           the finished adapter or model
 """
@@ -24,6 +25,8 @@ from burnish.errors import OutputDirError
 from burnish.files import atomic_write, is_temporary, write_json
 from burnish.stages.config import TrainConfig
 
+SAMPLES = "samples"
+"""Where PPO's evaluations write what the policy answered."""
 COMPUTED_ONCE = ("reference", "features")
 """What a stage computes of the frozen model before its first step, and keeps for a resume."""
 FREE_FIELDS = {"out", "trackers", "keep_checkpoints", "save_every", "device"}
@@ -114,7 +117,7 @@ class Run:
         """Remove what this call made when it failed before the first checkpoint: a mistyped model leaves no trace."""
         if not self.fresh or _has_progress(self.record, self.out):
             return
-        own = {"run.json", "metrics.jsonl", *COMPUTED_ONCE}
+        own = {"run.json", "metrics.jsonl", SAMPLES, *COMPUTED_ONCE}
         if all(path.name in own or _is_ours(path.name) for path in self.out.iterdir()):
             shutil.rmtree(self.out, ignore_errors=True)
 

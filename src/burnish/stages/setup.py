@@ -137,6 +137,10 @@ def _demand_same_inputs(run: Run) -> None:
         inputs["validation"] = data_fingerprint(config.validation)
     if not run.finished and (adapter := resolve_model(config.model).adapter) is not None:
         inputs["model"] = directory_fingerprint(adapter)
+    for name in ("reward", "judge"):  # PPO's reward models
+        directory = Path(model_of(str(getattr(config, name, None) or "-")))
+        if not run.finished and directory.is_dir():
+            inputs[name] = directory_fingerprint(directory)
     changed = [name for name, found in inputs.items() if (before or inputs).get(name, found) != found]
     if changed:
         raise OutputDirError(
@@ -258,6 +262,7 @@ def encode_data(
     console: Console,
     *,
     policy: Role | None = None,
+    room: int = 0,
 ) -> TrainingData:
     """Turn examples into token groups, run the preflight over them, and split off the validation set.
 
@@ -268,6 +273,7 @@ def encode_data(
         run: takes counts and the data's fingerprint.
         console: takes the preflight's findings.
         policy: who will have to produce the stop token; none where nobody has to, as with a reward model.
+        room: tokens that a response to be sampled takes in the context, beside what is encoded.
 
     Raises:
         PreflightError: when what the model would see is not fit to train on.
@@ -283,7 +289,7 @@ def encode_data(
         groups,
         ground.tokenizer,
         ground.template,
-        context=min(config.max_length or backbone.context_length, backbone.context_length),
+        context=min(config.max_length or backbone.context_length, backbone.context_length) - room,
         embeddings=None if policy is None or config.tuning == "full" else policy.head().weight,
         trainable_tokens=_trainable_tokens(policy, ground.tokenizer),
         too_long=config.too_long,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from rich.console import Console
 
+from burnish.data.batching import DataOrder
 from burnish.data.groups import PromptGroup
 from burnish.losses.sft import sft_loss
 from burnish.models.roles import Role, response_logprobs
@@ -36,7 +37,8 @@ def train_sft(config: SFTConfig, *, console: Console | None = None) -> RunResult
         def evaluate() -> dict[str, float]:
             return evaluate_sft(policy, groups.validation, config.micro_batch_tokens)
 
-        with TrainingLoop(run, policy.parameters(), len(groups.train), evaluate, Progress("sft", console)) as loop:
+        order = DataOrder(len(groups.train), config.batch_size, config.seed)
+        with TrainingLoop(run, policy.parameters(), order, evaluate, Progress("sft", console)) as loop:
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
                 n_tokens = sum(group.loss_tokens for group in examples)

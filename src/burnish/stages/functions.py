@@ -1,0 +1,190 @@
+"""Reward functions of the user's own, by name: `module:function` or `FILE.py:function`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from burnish.errors import ConfigError, TrainingError
+from burnish.models.fingerprint import digest, file_fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NAME = re.compile(r"[\w./~-]+:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Responses with what a reward function is told of them, all in the same order.
+
+    Attributes:
+        prompts: the last user message of each.
+        responses: their texts, without the stop token.
+        rows: the other columns of each prompt's row.
+        origins: where each prompt stands, as `file:line`.
+    """
+
+    prompts: list[str]
+    responses: list[str]
+    rows: list[Mapping[str, Any]]
+    origins: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFunction:
+    """A reward from elsewhere: `function(prompts, responses)`, or `function(prompts, responses, rows)`.
+
+    Attributes:
+        name: as the settings have it, for messages.
+        call: the function.
+        takes_rows: whether it wants the rows' other columns too.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    takes_rows: bool
+
+    def __call__(self, episodes: Episodes) -> Tensor:
+        """(R,) rewards of the episodes, float64.
+
+        Raises:
+            TrainingError: the function failed, or gave something else than one finite number for each response; the
+                message names the prompt.
+        """
+        everything = list(range(len(episodes.responses)))
+        try:
+            found = self._ask(episodes, everything)
+        except Exception as error:
+            raise self._failed(episodes, error) from error
+        try:
+            values = [float(value) for value in found]
+        except (TypeError, ValueError):
+            raise TrainingError(
+                f"the reward function gave {type(found).__name__}, not a list of numbers",
+                where=self.name,
+                fix="return one number for each response",
+            ) from None
+        if len(values) != len(everything):
+            raise TrainingError(
+                f"the reward function gave {len(values)} rewards for {len(everything)} responses",
+                where=self.name,
+                fix="return one number for each response, in their order",
+            )
+        if bad := [i for i in everything if not math.isfinite(values[i])]:
+            raise TrainingError(
+                f"the reward function gave {values[bad[0]]} for {len(bad)} of {len(everything)} responses",
+                where=f"{self.name}; {_shown(episodes, bad[0])}",
+                fix="return finite numbers; training can go on from the last checkpoint",
+            )
+        import torch  # recipes ask this module for names only, and start faster without it
+
+        return torch.tensor(values, dtype=torch.float64)
+
+    def _ask(self, episodes: Episodes, places: Sequence[int]) -> Any:
+        prompts = [episodes.prompts[i] for i in places]
+        responses = [episodes.responses[i] for i in places]
+        if not self.takes_rows:
+            return self.call(prompts, responses)
+        return self.call(prompts, responses, [episodes.rows[i] for i in places])
+
+    def _failed(self, episodes: Episodes, error: Exception) -> TrainingError:
+        """Which prompt it fails on is found by asking for one after the other."""
+        where = self.name
+        for i in range(len(episodes.responses)):
+            try:
+                self._ask(episodes, [i])
+            except Exception as single:
+                where, error = f"{self.name}; {_shown(episodes, i)}", single
+                break
+        return TrainingError(
+            f"the reward function failed: {type(error).__name__}: {error}",
+            where=where,
+            fix="mend it and run the same command again: nothing that was trained is lost",
+        )
+
+
+def _shown(episodes: Episodes, place: int) -> str:
+    prompt, response = episodes.prompts[place], episodes.responses[place]
+    return f"{episodes.origins[place]}; prompt {prompt[:80]!r}; response {response[:80]!r}"
+
+
+def is_function(name: str) -> bool:
+    """Whether a reward's name is that of a function (`module:function`, `FILE.py:function`), not of a model."""
+    return bool(_NAME.fullmatch(name)) and not Path(name).expanduser().exists()
+
+
+def function_fingerprint(name: str) -> str:
+    """A hash of the file that a function stands in; of its name where the file can't be found without an import."""
+    module, _, function = name.rpartition(":")
+    path = Path(module).expanduser()
+    if not module.endswith(".py"):
+        path = Path(*module.split(".")).with_suffix(".py")
+    return digest([name if not path.is_file() else function, file_fingerprint(path) if path.is_file() else None])
+
+
+def load_function(name: str, *, where: str) -> RewardFunction:
+    """Import a reward function.
+
+    Args:
+        name: `module:function`, the module being found from the current directory too, or `FILE.py:function`.
+        where: the setting that names it.
+
+    Raises:
+        ConfigError: there is no such module or function, or it can't be called with prompts and responses.
+    """
+    module_name, _, function = name.rpartition(":")
+    try:
+        module = _import(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"can't import {module_name!r}: {type(error).__name__}: {error}",
+            where=where,
+            fix="give module:function, with the module in the current directory or installed, or FILE.py:function",
+        ) from error
+    call = getattr(module, function, None)
+    if not callable(call):
+        raise ConfigError(f"{module_name!r} has no function {function!r}", where=where)
+    try:
+        wanted = [
+            parameter
+            for parameter in inspect.signature(call).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+    except ValueError:  # written in C, without a signature
+        wanted = []
+    takes_rows = len(wanted) >= 3 and wanted[2].name == "rows"
+    required = [parameter for parameter in wanted if parameter.default is parameter.empty]
+    if len(wanted) < 2 or len(required) > 2 + takes_rows:
+        raise ConfigError(
+            f"{name} must take (prompts, responses) or (prompts, responses, rows)",
+            where=where,
+            fix="rows are the other columns of each prompt's row, as a list of mappings",
+        )
+    return RewardFunction(name, call, takes_rows)
+
+
+def _import(name: str) -> Any:
+    if not name.endswith(".py"):
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, here)
+        return importlib.import_module(name)
+    path = Path(name).expanduser().resolve()
+    spec = importlib.util.spec_from_file_location(f"burnish_reward_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # for what stands beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -1,0 +1,440 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347) of a language model on a reward (Ziegler et al.
+2019, arXiv:1909.08593; Huang et al. 2024, arXiv:2403.17031), and RLOO and GRPO, which do without a critic.
+
+A rollout: the policy answers prompts; reference, critic and reward model read the answers in one pass; rewards less the
+price of the KL become advantages; then several passes of mini-batches over them.
+
+Legend: N response tokens of a micro-batch, R responses of a rollout.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from burnish.data.batching import RolloutOrder
+from burnish.data.chat import decode_response
+from burnish.data.groups import GroupBatch, PromptGroup
+from burnish.data.sources import Example, LoadedData
+from burnish.files import atomic_directory
+from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
+from burnish.models.adapters import save_adapter
+from burnish.models.heads import ensemble_score, score
+from burnish.models.reward import write_classifier
+from burnish.models.roles import Role, hidden_of
+from burnish.ops.entropy import token_entropy
+from burnish.ops.kl import AdaptiveKLController, FixedKLController, KLController, kl_estimator
+from burnish.ops.logprobs import token_logprobs
+from burnish.ops.running import RunningMoments
+from burnish.stages.batches import batches
+from burnish.stages.config import PPOConfig
+from burnish.stages.functions import Episodes, RewardFunction, is_function, load_function
+from burnish.stages.loop import Best, Step, TrainingLoop
+from burnish.stages.ppo_roles import Cast, load_cast
+from burnish.stages.ppo_rollout import (
+    Rollout,
+    Sampled,
+    make_rollout,
+    read_responses,
+    rows_of,
+    sample_responses,
+    take,
+)
+from burnish.stages.ppo_watch import Watch, as_record, missing_eos
+from burnish.stages.progress import Progress
+from burnish.stages.run import Run, RunResult
+from burnish.stages.setup import Actors, encode_data, finish_with, model_dtype, read_data, stage_run, write_policy
+
+DRIFT = 0.1
+"""Nats between the log-probs of sampler and training forward, on average, above which something is wrong."""
+
+
+def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult:
+    """Train a policy on a reward.
+
+    The reference is where the stage starts: the adapter that `config.model` names, frozen beside the copy of it that
+    trains, or the plain model.
+
+    Raises:
+        BurnishError: bad settings, data, models or directory, or a reward function that fails; each with what, where
+            and what to do.
+    """
+    console = console or Console(stderr=True)
+    functions = _functions(config)
+    with stage_run(config) as run:
+        if run.finished:
+            return run.result(already_done=True)
+        data = read_data(config, "prompt", console)
+        cast = load_cast(config, run, console)
+        groups = encode_data(config, cast.ground, data, run, console, policy=cast.policy, room=config.max_new_tokens)
+        order = RolloutOrder(
+            len(groups.train), config.rollout_size, config.batch_size, config.update_epochs, config.seed
+        )
+        held_out = groups.validation[: config.evaluation_prompts]
+        stage = Stage(config, cast, run, console, order, groups.train, _by_origin(data), functions)
+        stage.watch = stage.watching(held_out)
+        if not held_out:
+            console.print("nothing is evaluated and no alarm can go off: there are no held-out prompts")
+        with TrainingLoop(
+            run,
+            cast.parameters(),
+            order,
+            stage.evaluate,
+            stage.progress,
+            apart=["critic."],
+            rates={"critic.": config.critic_learning_rate or config.learning_rate},
+            carried=stage,
+            best=Best(stage.watch.best_metric, -1, start_counts=True),
+            eval_after=stage.evaluates_after,
+            limit=None if config.max_rollouts is None else order.first_step(config.max_rollouts),
+        ) as loop:
+            stage.loop = loop
+            for step in loop:
+                stage.learn(step)
+            metrics = stage.finished_metrics()
+            resumed_from = loop.resumed_from
+        _write_critic(cast, run, config)
+        actors = Actors(cast.ground, cast.policy, cast.start)
+        finish_with(run, lambda path: write_policy(actors, path, model_dtype(config)), loop.done, metrics)
+        return run.result(resumed_from=resumed_from)
+
+
+def _functions(config: PPOConfig) -> dict[str, RewardFunction]:
+    """Setting -> the function that it names; imported before anything is loaded."""
+    named = {"reward": config.reward, "reward_function": config.reward_function, "judge": config.judge}
+    return {
+        where: load_function(name, where=where)
+        for where, name in named.items()
+        if name is not None and (where == "reward_function" or is_function(name))
+    }
+
+
+def _by_origin(data: tuple[LoadedData, LoadedData | None]) -> dict[str, Example]:
+    return {str(example.origin): example for part in data if part is not None for example in part.examples}
+
+
+def _write_critic(cast: Cast, run: Run, config: PPOConfig) -> None:
+    """OUT/critic: the trained critic, an adapter with a head, or a whole classifier."""
+    if cast.critic is None:
+        return
+    role, head = cast.critic.role, cast.critic.head
+    with atomic_directory(run.out / "critic", replace=True) as directory:
+        if role.adapter is None:
+            write_classifier(cast.critic, cast.ground.tokenizer, directory, dtype=model_dtype(config))
+            return
+        save_adapter(role.backbone.model, role.adapter, directory, base=cast.ground.base, head=head)
+        cast.ground.tokenizer.save_pretrained(directory)
+
+
+@dataclass
+class Stage:
+    """A run of PPO: what it stands on, and what it carries from step to step."""
+
+    config: PPOConfig
+    cast: Cast
+    run: Run
+    console: Console
+    order: RolloutOrder
+    prompts: Sequence[PromptGroup]
+    examples: Mapping[str, Example]
+    functions: Mapping[str, RewardFunction]
+    watch: Watch = field(init=False)
+    loop: TrainingLoop = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.progress = Progress("ppo" if config.advantage == "gae" else config.advantage, self.console)
+        self.controller: KLController = FixedKLController(config.kl_coefficient)
+        if config.kl_target is not None:
+            self.controller = AdaptiveKLController(config.kl_coefficient, target=config.kl_target)
+        self.moments = RunningMoments()
+        self.rollout: Rollout | None = None
+        self.halted = -1
+        """The last rollout whose remaining updates are left out, the KL limit being reached."""
+        self.moved = 0
+        """The rollout before which the reference was last moved."""
+        self.begun = 0.0
+
+    # ---- one step ----
+
+    def learn(self, step: Step) -> None:
+        """One optimiser step: on a new rollout if the last one is used up."""
+        number = self.order.rollout_of(step.index)
+        if self.rollout is None or self.rollout.number != number:
+            self.begun = time.perf_counter()
+            self.rollout = self._new_rollout(number, step)
+            step.aside(time.perf_counter() - self.begun)
+            self.loop.record({"step": step.index + 1, "rollout": number + 1, **self.rollout.metrics})
+        step.shown = {**self.rollout.metrics, "peak_memory_gb": peak_memory_gb()}
+        if self.halted == number:
+            step.skip()
+        else:
+            self._update(step, self.rollout)
+        if self.order.first_step(number + 1) == step.index + 1 and self.begun:
+            seconds = time.perf_counter() - self.begun
+            step.add(
+                rollout_seconds=seconds,
+                episodes_per_second=len(self.rollout.sampled.mask) / seconds,
+                peak_memory_gb=peak_memory_gb(),
+            )
+
+    def _update(self, step: Step, rollout: Rollout) -> None:
+        """One mini-batch. Policy and critic share no parameter, so their losses need no weight between them."""
+        config, sampled = self.config, rollout.sampled
+        members = [sampled.groups[place] for place in self.order.members(step.index)]
+        n_tokens = sum(group.loss_tokens for group in members)
+        warming = rollout.number < config.critic_warmup
+        policy, critic = self.cast.policy, self.cast.critic
+        roles = [*([] if warming else [policy]), *([] if critic is None else [critic.role])]
+        for together in self._passes(roles, members):
+            for micro, batch in batches(policy.backbone, members, config.micro_batch_tokens // len(together)):
+                rows, losses = rows_of(micro), []
+                for role, states in zip(together, hidden_of(together, batch), strict=True):
+                    hidden = states.reshape(-1, states.shape[-1]).index_select(0, batch.predictors)
+                    if role is policy:
+                        losses.append(self._policy_loss(step, rollout, rows, hidden, batch, n_tokens))
+                    elif critic is not None:
+                        losses.append(self._value_loss(step, rollout, rows, score(hidden, critic.head), n_tokens))
+                tokens = batch.n_tokens if roles[0] in together else 0
+                step.backward(torch.stack(losses).sum(), tokens=tokens, origins=batch.origins)
+        if config.kl_limit is not None and step.values.get("approx_kl", 0.0) > config.kl_limit:
+            self.halted = rollout.number
+            step.skip()
+
+    def _passes(self, roles: Sequence[Role], members: Sequence[PromptGroup]) -> list[list[Role]]:
+        """Which roles are computed together: all of them if one pass then holds the mini-batch, else each by itself,
+        since a full pass gains nothing by being shared (docs/architecture.md has the figures)."""
+        tokens = len(roles) * len(members) * max(group.row_length for group in members)
+        return [list(roles)] if tokens <= self.config.micro_batch_tokens else [[role] for role in roles]
+
+    def _policy_loss(
+        self, step: Step, rollout: Rollout, rows: Tensor, hidden: Tensor, batch: GroupBatch, n_tokens: int
+    ) -> Tensor:
+        """The clipped surrogate, the KL where it is in the loss, and the entropy bonus, of a micro-batch."""
+        config, mask = self.config, rollout.sampled.mask
+        head = self.cast.policy.head()
+        logprobs = token_logprobs(hidden, head, batch.targets)
+        old = take(rollout.sampled.logprobs, mask, rows).to(logprobs)
+        advantages = take(rollout.advantages, mask, rows).to(logprobs)
+        found = clipped_policy_loss(
+            logprobs, old, advantages, n_tokens, clip_low=config.clip_low, clip_high=config.clip_high
+        )
+        loss = found.loss
+        if config.kl_in == "loss":
+            reference = take(rollout.reference, mask, rows).to(logprobs)
+            kl = kl_estimator(config.kl_estimator)(logprobs - reference).sum() / n_tokens
+            loss = loss + self.controller.coefficient * kl
+            step.add(kl_loss=float(kl.detach()))
+        if config.entropy_coefficient:
+            entropy = token_entropy(hidden, head).sum() / n_tokens
+            loss = loss - config.entropy_coefficient * entropy
+            step.add(exact_entropy=float(entropy.detach()))
+        step.add(
+            policy_loss=float(found.loss.detach()),
+            ratio=float(found.ratio_mean),
+            clip_fraction=float(found.clip_fraction),
+            approx_kl=float(found.approx_kl),
+        )
+        if step.index == self.order.first_step(rollout.number):
+            self._note_drift(step, (logprobs.detach() - old).abs(), n_tokens)
+        return loss
+
+    def _note_drift(self, step: Step, apart: Tensor, n_tokens: int) -> None:
+        """Nothing has been updated since the sampling: what the two forwards differ by is error."""
+        step.add(drift=float(apart.sum()) / n_tokens)
+        step.values["drift_max"] = max(step.values.get("drift_max", 0.0), float(apart.max()))
+        if step.values["drift"] > DRIFT:
+            self.console.print(
+                f"warning: sampler and training forward differ by {step.values['drift']:.2g} nats a token; "
+                "the ratios of this rollout are off by as much (try --dtype float32)",
+                style="yellow",
+                highlight=False,
+            )
+
+    def _value_loss(self, step: Step, rollout: Rollout, rows: Tensor, values: Tensor, n_tokens: int) -> Tensor:
+        mask = rollout.sampled.mask
+        old, returns = take(rollout.values, mask, rows).to(values), take(rollout.returns, mask, rows).to(values)
+        # A reward model's head was never trained within a response: at first its values may be far off.
+        clip = math.inf if rollout.number < self.config.critic_warmup else self.config.value_clip
+        found = clipped_value_loss(values, old, returns, n_tokens, clip=clip)
+        step.add(value_loss=float(found.loss.detach()), value_clip_fraction=float(found.clip_fraction))
+        return found.loss
+
+    # ---- one rollout ----
+
+    def _new_rollout(self, number: int, step: Step) -> Rollout:
+        """Sample, read, reward. What is carried changes at the very end, so that a rollout cut off leaves no trace."""
+        config, cast = self.config, self.cast
+        if config.reference_ema is not None and self.moved < number:
+            cast.move_reference(config.reference_ema)
+            self.moved = number
+        prompts = [self.prompts[place] for place in self.order.prompts(number)]
+        total = len(prompts) * config.n_responses
+
+        def sampling(done: int) -> None:
+            self.progress.message(f"sampling {done}/{total}")
+            self.loop.stop_if_asked()
+
+        started = time.perf_counter()
+        seed = (config.seed * 1_000_003 + number) * 1_009 + 1
+        sampled = sample_responses(
+            cast.policy, prompts, config, cast.ground.stop_ids, seed=seed, k=config.n_responses, progress=sampling
+        )
+        seconds = time.perf_counter() - started
+        self.progress.message("scoring")
+        reading = read_responses(
+            sampled,
+            config.micro_batch_tokens,
+            speakers=[cast.reference],
+            critics=[] if cast.critic is None else [cast.critic],
+            scorers=cast.scorers,
+            between=self.loop.stop_if_asked,
+        )
+        raw = self.raw_scores(reading.scores, sampled)
+        self.loop.stop_if_asked()
+        scores = missing_eos(self._normalised(raw), sampled.finished, config.missing_eos_penalty)
+        beta = self.controller.coefficient
+        rollout = make_rollout(number, sampled, scores, reading, config, beta)
+        rollout.metrics["sampling_tokens_per_second"] = int(sampled.mask.sum()) / seconds
+        if config.normalise != "none":
+            rollout.metrics["raw_score"] = float(raw.mean())
+        self.controller.update(rollout.metrics["kl"])
+        return rollout
+
+    def raw_scores(self, members: Tensor, sampled: Sampled) -> Tensor:
+        """(R,) what the policy is trained on, before normalisation and penalties, float64.
+
+        Args:
+            members: (scorers, R) scores of the reward model's members; empty where a function rewards.
+            sampled: the responses.
+        """
+        config, episodes = self.config, None
+        if "reward" in self.functions:
+            episodes = self.episodes(sampled)
+            total = self.functions["reward"](episodes)
+        else:
+            total = ensemble_score(members, config.ensemble, spread_penalty=config.spread_penalty).double()
+        if "reward_function" in self.functions:
+            more = self.functions["reward_function"](episodes or self.episodes(sampled))
+            total = total + config.reward_function_weight * more
+        return total
+
+    def _normalised(self, raw: Tensor) -> Tensor:
+        if self.config.normalise == "none":
+            return raw
+        # The first rollout is the starting model's own: the moments of `start` are taken there and stay.
+        if self.config.normalise == "running" or not self.moments.count:
+            self.moments.update(raw)
+        return self.moments.normalise(raw, scale=self.config.normalise == "running")
+
+    def episodes(self, sampled: Sampled) -> Episodes:
+        """Responses as texts, with the prompts' rows."""
+        ground, found = self.cast.ground, Episodes([], [], [], [])
+        for group in sampled.groups:
+            example = self.examples[group.origin]
+            asked = next(message.content for message in reversed(example.prompt) if message.role == "user")
+            for response in group.responses:
+                found.prompts.append(asked)
+                found.responses.append(decode_response(ground.tokenizer, list(response.ids), ground.stop_ids))
+                found.rows.append(example.meta)
+                found.origins.append(group.origin)
+        return found
+
+    # ---- evaluation ----
+
+    def watching(self, prompts: Sequence[PromptGroup]) -> Watch:
+        """The watch over held-out prompts."""
+        return Watch(
+            prompts,
+            self.cast,
+            self.config,
+            self.run,
+            self.console,
+            self.episodes,
+            self.raw_scores,
+            self.functions.get("judge"),
+        )
+
+    def evaluates_after(self, done: int) -> bool:
+        """Whether an evaluation follows `done` steps: at the ends of rollouts only."""
+        if done >= self.loop.n_steps:
+            return True
+        rollout = self.order.rollout_of(done)
+        if self.order.first_step(rollout) != done:
+            return False
+        last = self.order.rollout_of(self.loop.n_steps - 1) + 1
+        return rollout % (self.config.eval_every or max(1, -(-last // 8))) == 0
+
+    def evaluate(self) -> dict[str, float]:
+        """The loop's validation: measure, look at the alarm's rules, and act on them."""
+        metrics = self.watch.evaluate(self.loop.done)
+        found = self.watch.alarms() if metrics else []
+        if found:
+            before = [entry for entry in self.run.record.get("alarms", []) if entry["step"] < self.loop.done]
+            self.run.note(alarms=[*before, {"step": self.loop.done, "findings": as_record(found)}])
+        if self.config.on_alarm != "warn" and any(finding.severity == "alarm" for finding in found):
+            self.loop.end("; ".join(finding.text for finding in found if finding.severity == "alarm"))
+        return metrics
+
+    def finished_metrics(self) -> dict[str, Any]:
+        """What the run's record says at the end; puts the best weights back where they are wanted."""
+        loop = self.loop
+        kept = {"model_of_step": loop.done}
+        ended = loop.state["ended"]
+        if ended is None or self.config.on_alarm == "rollback":
+            kept = loop.restore_best()
+        if ended is not None:
+            kept["ended"] = ended
+            back = f"; the model is that of step {kept['model_of_step']}" if self.config.on_alarm == "rollback" else ""
+            self.console.print(f"the alarm ended the stage after step {loop.done}{back}", style="red", highlight=False)
+        return {**loop.state["metrics"], **kept, "seconds": loop.state["seconds"]}
+
+    # ---- what is carried ----
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes besides weights, optimiser and random state."""
+        return {
+            "rollout": None if self.rollout is None else self.rollout.state(),
+            "controller": self.controller.state(),
+            "moments": self.moments.state(),
+            "halted": self.halted,
+            "moved": self.moved,
+            "history": self.watch.state(),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The rollout under way, and a moving reference."""
+        rollout = {} if self.rollout is None else self.rollout.tensors()
+        reference = self.cast.reference_parameters()
+        return {f"rollout.{name}": tensor for name, tensor in rollout.items()} | {
+            f"reference.{name}": parameter for name, parameter in reference.items()
+        }
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from `state` and `tensors`."""
+        self.controller.load_state(state["controller"])
+        self.moments.load_state(state["moments"])
+        self.halted, self.moved = int(state["halted"]), int(state["moved"])
+        self.watch.load(state["history"])
+        for name, parameter in self.cast.reference_parameters().items():
+            parameter.copy_(tensors[f"reference.{name}"])
+        if state["rollout"] is not None:
+            own = {name.removeprefix("rollout."): t for name, t in tensors.items() if name.startswith("rollout.")}
+            places = self.order.prompts(int(state["rollout"]["number"]))
+            self.rollout = Rollout.restored(state["rollout"], own, [self.prompts[place] for place in places])
+
+
+def peak_memory_gb() -> float:
+    """The most memory that the process has held, in GB (1e9 bytes): on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,0 +1,153 @@
+"""Watching PPO: held-out prompts answered at each evaluation, and the alarm for over-optimisation.
+
+OUT/samples/step-N.jsonl   what the policy answered after N steps, with the scores
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from burnish.data.groups import PromptGroup
+from burnish.evaluation.overoptimisation import Finding, Limits, Measurement, alarms, distinct_n, repetition
+from burnish.files import atomic_write
+from burnish.models.heads import ensemble_score
+from burnish.stages.config import PPOConfig
+from burnish.stages.functions import Episodes, RewardFunction
+from burnish.stages.ppo_roles import Cast
+from burnish.stages.ppo_rollout import Sampled, read_responses, sample_responses
+from burnish.stages.run import SAMPLES, Run
+
+EVALUATION_SEED = 20_231
+"""Added to the run's seed: each evaluation draws with the same random numbers, and none of them are a rollout's."""
+
+
+@dataclass
+class Watch:
+    """Evaluates the policy on the same held-out prompts each time, and keeps the history that the alarm looks at.
+
+    Attributes:
+        prompts: the held-out prompts.
+        cast: the roles.
+        config: the stage's settings.
+        run: where the samples go.
+        episodes: turns sampled responses into texts for a function.
+        proxy: the raw score that the policy is trained on, of (scorers, R) members' scores and the episodes.
+        judge: a function that only watches, or none.
+        history: the evaluations so far.
+    """
+
+    prompts: Sequence[PromptGroup]
+    cast: Cast
+    config: PPOConfig
+    run: Run
+    console: Console
+    episodes: Callable[[Sampled], Episodes]
+    proxy: Callable[[Tensor, Sampled], Tensor]
+    judge: RewardFunction | None
+    history: list[Measurement] = field(default_factory=list)
+
+    @property
+    def best_metric(self) -> str:
+        """What decides which weights are best: the judge's score or, without one, score less the price of the KL."""
+        return "judge" if self.judge is not None or self.cast.judges else "objective"
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Answer the held-out prompts and measure; empty without prompts."""
+        if not self.prompts:
+            return {}
+        cast, config = self.cast, self.config
+        seed = config.seed * 1_000_003 + EVALUATION_SEED
+        sampled = sample_responses(cast.policy, self.prompts, config, cast.ground.stop_ids, seed=seed, k=1)
+        scorers = [*cast.scorers, *cast.judges]
+        reading = read_responses(sampled, config.micro_batch_tokens, speakers=[cast.start], scorers=scorers)
+        proxy = self.proxy(reading.scores[: len(cast.scorers)], sampled)
+        held_out = self._judged(reading.scores[len(cast.scorers) :], sampled)
+        kl = (sampled.logprobs - reading.logprobs[0]).masked_fill(~sampled.mask, 0.0).sum(1)
+        ids = sampled.ids()
+        now = Measurement(
+            step=step,
+            proxy=float(proxy.mean()),
+            proxy_se=_standard_error(proxy),
+            held_out=None if held_out is None else float(held_out.mean()),
+            held_out_se=None if held_out is None else _standard_error(held_out),
+            kl=float(kl.mean()),
+            length=float(sampled.mask.sum(1).double().mean()),
+            repetition=repetition(ids),
+            distinct_2=distinct_n(ids),
+            eos_rate=float(sampled.finished.double().mean()),
+        )
+        self.history = [at for at in self.history if at.step < step] + [now]
+        self._write(step, sampled, proxy, held_out, kl)
+        return self._metrics(now)
+
+    def _judged(self, scores: Tensor, sampled: Sampled) -> Tensor | None:
+        if self.judge is not None:
+            return self.judge(self.episodes(sampled))
+        return ensemble_score(scores).double() if len(scores) else None
+
+    def _metrics(self, now: Measurement) -> dict[str, float]:
+        found = {
+            "score": now.proxy,
+            "score_se": now.proxy_se,
+            "kl": now.kl,
+            "response_length": now.length,
+            "repetition": now.repetition,
+            "distinct_2": now.distinct_2,
+            "eos_rate": now.eos_rate,
+            "objective": now.proxy - self.config.kl_coefficient * now.kl,
+        }
+        if now.held_out is not None and now.held_out_se is not None:
+            found |= {"judge": now.held_out, "judge_se": now.held_out_se}
+        return found
+
+    def _write(self, step: int, sampled: Sampled, proxy: Tensor, held_out: Tensor | None, kl: Tensor) -> None:
+        episodes = self.episodes(sampled)
+        lines = []
+        for i, response in enumerate(episodes.responses):
+            line: dict[str, Any] = {"prompt": episodes.prompts[i], "response": response, "score": float(proxy[i])}
+            line |= {} if held_out is None else {"judge": float(held_out[i])}
+            line |= {"kl": float(kl[i]), "tokens": int(sampled.mask[i].sum()), "finished": bool(sampled.finished[i])}
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        directory = self.run.out / SAMPLES
+        directory.mkdir(exist_ok=True)
+        atomic_write(directory / f"step-{step:06d}.jsonl", "".join(lines))
+
+    def alarms(self) -> list[Finding]:
+        """What the rules find at the latest evaluation; said on the console."""
+        limits = Limits(**self.config.alarm.model_dump())
+        found = alarms(self.history, limits)
+        for finding in found:
+            style = "red" if finding.severity == "alarm" else "yellow"
+            self.console.print(f"{finding.severity}: {finding.text}", style=style, highlight=False)
+        return found
+
+    def state(self) -> list[dict[str, Any]]:
+        """The history, as JSON keeps it."""
+        return [asdict(at) for at in self.history]
+
+    def load(self, state: Sequence[dict[str, Any]]) -> None:
+        """Go on from `state()`."""
+        self.history = [Measurement(**at) for at in state]
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def as_record(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """Findings for the run's record."""
+    return [asdict(finding) for finding in findings]
+
+
+@torch.no_grad()
+def missing_eos(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:
+    """(R,) scores less the penalty where a response did not end by itself (Huang et al. 2024, arXiv:2403.17031)."""
+    return scores - penalty * (~finished).to(scores)
