@@ -76,3 +76,28 @@ def save_figure(figure: Any, directory: Path, name: str) -> Path:
 def errors_of(value: float, low: float, high: float) -> list[list[float]]:
     """An interval as matplotlib's `yerr` of one point."""
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def two_way_mean(table: Sequence[Sequence[float]], *, seed: int = 0, resamples: int = 10_000) -> dict[str, float]:
+    """The mean of a (runs, prompts) table with its 95 % bootstrap interval; runs and prompts are both redrawn."""
+    import numpy as np
+
+    values = np.asarray(table, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    runs, prompts = values.shape
+    # Redrawing is weighting by counts: a mean is then two small products.
+    row_counts = generator.multinomial(runs, [1 / runs] * runs, size=resamples) / runs
+    column_counts = generator.multinomial(prompts, [1 / prompts] * prompts, size=resamples) / prompts
+    means = ((row_counts @ values) * column_counts).sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, parsed."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def evaluations(run: Path) -> list[tuple[int, list[dict[str, Any]]]]:
+    """(step, what was answered after it) of a PPO run, in order."""
+    return [(int(path.stem.split("-")[1]), read_jsonl(path)) for path in sorted((run / "samples").glob("step-*.jsonl"))]

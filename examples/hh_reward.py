@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import burnish as bn
 from figures import COLOURS, errors_of, new_figure, print_table, save_figure, with_interval, write_result, write_rows
 from splits import split_by
-
-import burnish as bn
 
 HELD_OUT, VALIDATION = 300, 200
 GRID = ("1e-4x1", "3e-4x1", "1e-4x2", "3e-4x2")
@@ -32,7 +31,7 @@ def first_turn(row: dict[str, Any]) -> str:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """JSONL, plain or gzipped."""
-    with (gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")) as lines:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]
 
 
