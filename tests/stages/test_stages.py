@@ -271,3 +271,15 @@ def test_weight_decay_is_on_matrices_only() -> None:
     }
     groups = make_optimiser(parameters, config).param_groups
     assert [(g["weight_decay"], len(g["params"])) for g in groups] == [(0.1, 1), (0.0, 2)]
+
+
+@pytest.mark.parametrize("n", [4, 40])
+def test_a_validation_file_is_watched_and_not_trained_on(tmp_path: Path, n: int) -> None:
+    from tests.stages.toy import make_sft_data
+
+    held_out = make_sft_data(tmp_path / "held-out.jsonl", n)
+    config = SFTConfig.parse(settings(tmp_path, validation=str(held_out), max_steps=1))
+    train_sft(config)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["data"]["training"], record["data"]["validation"]) == (24, n)
+    assert any("validation/loss" in line for line in lines(tmp_path / "run"))

@@ -283,7 +283,7 @@ def encode_data(
     groups = _encode(loaded.examples, ground)
     n_train_file = len(groups)
     if held_out is not None:
-        groups += _encode(held_out.examples, ground)
+        groups += _encode(held_out.examples, ground, first=n_train_file)
     backbone = ground.backbone
     report, kept = preflight(
         groups,
@@ -318,8 +318,10 @@ def encode_data(
     return TrainingData(_numbered(kept_train), _numbered(kept_held))
 
 
-def _encode(examples: Sequence[Example], ground: Ground) -> list[PromptGroup]:
-    return [encode_example(ground.template, ground.tokenizer, example, index=i) for i, example in enumerate(examples)]
+def _encode(examples: Sequence[Example], ground: Ground, *, first: int = 0) -> list[PromptGroup]:
+    return [
+        encode_example(ground.template, ground.tokenizer, example, index=i) for i, example in enumerate(examples, first)
+    ]
 
 
 def _numbered(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
