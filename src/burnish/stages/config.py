@@ -258,6 +258,9 @@ class PPOConfig(TrainConfig):
     kl_limit: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     """Nats per token between the policy and itself at the rollout's start at which the remaining updates of the rollout
     are left out."""
+    critic_head: Literal["reward", "zero"] = "reward"
+    """Where the critic's head starts: as the reward model's, or with values of 0. A reward model's head was never asked
+    within a response, so its first values there may be far off; zeros suit a run of few rollouts."""
     critic_warmup: int = Field(0, ge=0)
     """Rollouts at the beginning from which the critic alone learns, without clipping its values."""
     learning_rate: float = Field(2e-5, gt=0.0, le=1.0)
