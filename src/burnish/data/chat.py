@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from burnish.config import suggest
 from burnish.data.examples import Example, Message
 from burnish.data.groups import PromptGroup, Response
 from burnish.data.templates import BUILTIN, EOS, ChatTemplate, render_source
-from burnish.errors import TemplateError
+from burnish.errors import TemplateError, suggest
 
 __all__ = [
     "BUILTIN",

@@ -14,12 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from burnish.config import suggest
 from burnish.data.conversations import RowError
 from burnish.data.examples import BadRow, Example, Kind, Message, Origin
 from burnish.data.formats import SUFFIXES, RawRow, data_suffix, read_rows
 from burnish.data.shapes import UNDERSTOOD, example_from_row
-from burnish.errors import DataError
+from burnish.errors import DataError, suggest
 
 __all__ = ["BadRow", "Example", "Kind", "LoadedData", "Message", "Origin", "load_examples"]
 

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from burnish.config import suggest
-from burnish.errors import AdapterError
+from burnish.errors import AdapterError, suggest
 from burnish.models.config import ALL_LINEAR, LoRAConfig
 from burnish.models.routing import current_route
 
