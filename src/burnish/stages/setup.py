@@ -274,10 +274,10 @@ def encode_data(
         OutputDirError: when the run in this directory was started on other data.
     """
     loaded, held_out = data
-    groups = _encode(loaded.examples, ground)
-    n_train_file = len(groups)
-    if held_out is not None:
-        groups += _encode(held_out.examples, ground)
+    n_train_file = len(loaded.examples)
+    # In one list, numbered through: a held-out example is one whose number lies beyond the training file's.
+    examples = [*loaded.examples, *(held_out.examples if held_out is not None else ())]
+    groups = _encode(examples, ground)
     backbone = ground.backbone
     report, kept = preflight(
         groups,
