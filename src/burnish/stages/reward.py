@@ -145,18 +145,19 @@ def _member_step(
 ) -> None:
     """One member's part of an optimiser step. Its gradient reaches nobody else; `share` makes the loss a mean."""
     for scores, pairs, tokens in read(member, examples, False, True):
-        losses = pair_losses(scores, config)
+        losses = pair_losses(scores, pairs, config)
         origins = [pair.origin for pair in pairs]
         step.backward(losses.sum() * (share / len(examples)), tokens=tokens, origins=origins)
         step.add(**pair_metrics(scores, share / len(examples)))
 
 
-def pair_losses(scores: Tensor, config: RewardConfig) -> Tensor:
-    """(P,) losses of (2 P,) scores, chosen and rejected of each pair in turn."""
+def pair_losses(scores: Tensor, pairs: Sequence[PromptGroup], config: RewardConfig) -> Tensor:
+    """(P,) losses of (2 P,) scores, chosen and rejected of each of the P pairs in turn."""
+    own = None if config.margin_column is None else [pair.margin for pair in pairs]
     return bradley_terry(
         scores[0::2],
         scores[1::2],
-        margin=config.margin,
+        margin=config.margin if own is None else torch.tensor(own, dtype=scores.dtype, device=scores.device),
         label_smoothing=config.label_smoothing,
         centring=config.centring,
     )
@@ -181,7 +182,7 @@ def validate_reward(
     if not groups:
         return {}
     scores = held_out_scores(members, groups, read)
-    totals = {"loss": float(pair_losses(scores.reshape(-1), config).mean())}
+    totals = {"loss": float(pair_losses(scores.reshape(-1), [*groups] * len(members), config).mean())}
     totals |= pair_metrics(scores.reshape(-1), 1.0 / (len(members) * len(groups)))
     if len(members) > 1:
         together = together_scores(scores, config)
