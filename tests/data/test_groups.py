@@ -39,6 +39,21 @@ def test_rows_layout_repeats_the_prompt() -> None:
     assert batch.response_of.tolist() == [0, 0, 1, 1, 1]
 
 
+def test_repeated_by_hand() -> None:
+    one = PromptGroup((5, 6), (Response.full((7,)), Response((8, 9), (True, False))), "x:1", 4)
+    two = PromptGroup((5,), (Response.full((7, 8)),), "x:2", 6)
+    twice = collate([one, two]).repeated(2)  # rows of width 5
+    assert twice.input_ids.tolist() == [[5, 6, 7, 8, 9], [5, 7, 8, 0, 0]] * 2
+    assert twice.position_ids.tolist() == [[0, 1, 2, 2, 3], [0, 1, 2, 0, 0]] * 2
+    assert twice.segment_ids.tolist() == [[0, 0, 1, 2, 2], [0, 1, 1, -1, -1]] * 2
+    assert twice.predictors.tolist() == [1, 1, 5, 6, 11, 11, 15, 16]
+    assert twice.targets.tolist() == [7, 8, 7, 8] * 2
+    assert twice.response_of.tolist() == [0, 1, 2, 2, 3, 4, 5, 5]
+    assert twice.last_positions.tolist() == [2, 4, 7, 12, 14, 17]
+    assert twice.group_of.tolist() == [0, 0, 1, 2, 2, 3]
+    assert (twice.indices, twice.origins) == ((4, 6, 4, 6), ("x:1", "x:2", "x:1", "x:2"))
+
+
 def test_what_can_not_be_laid_out_is_refused() -> None:
     with pytest.raises(DataError, match="at least one token"):
         PromptGroup((), (Response.full([1]),))

@@ -13,6 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from burnish.data.groups import PromptGroup, Response, collate
+from burnish.errors import ModelError
 from burnish.models.roles import Backbone, response_logprobs
 from tests.models.families import FAMILIES, tiny
 
@@ -128,3 +129,30 @@ def test_checkpointing_gives_the_same_gradients(family: str) -> None:
     assert a.keys() == b.keys()
     for name in a:
         assert torch.allclose(a[name], b[name], rtol=0, atol=1e-12), name
+
+
+@pytest.mark.usefixtures("true_float64")
+@pytest.mark.parametrize("family", ["gemma2", "cohere", "granite", "gpt2"])
+def test_a_role_at_a_temperature_divides_the_logits(family: str) -> None:
+    eager_or_sdpa = "eager" if family == "gemma2" else "sdpa"
+    stock = tiny(family, dtype=torch.float64, attn_implementation=eager_or_sdpa)
+    expected = []
+    for group in groups():
+        for response in group.responses:
+            logp = torch.log_softmax(stock(torch.tensor([group.prompt + response.ids])).logits[0] / 0.6, -1)
+            start = len(group.prompt)
+            expected += [
+                logp[start + i - 1, token]
+                for i, (token, loss) in enumerate(zip(response.ids, response.loss, strict=True))
+                if loss
+            ]
+    role = Backbone(tiny(family, dtype=torch.float64)).role()
+    got = response_logprobs(role.at(0.6), collate(groups())).token
+    assert torch.allclose(got, torch.stack(expected), rtol=0, atol=TOLERANCE)
+    assert role.at(0.6).at(1.0) == role
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_of_nonsense_is_refused(temperature: float) -> None:
+    with pytest.raises(ModelError, match="temperature must be positive"):
+        Backbone(tiny("llama")).role().at(temperature)

@@ -87,6 +87,42 @@ def test_logits_of_the_head_agree_with_the_primitive() -> None:
     assert torch.allclose(token_logprobs(hidden, head, targets), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("with_rows", [False, True])
+@pytest.mark.parametrize("temperature", [0.3, 2.5])
+def test_a_tempered_head_divides_the_logits(softcap, scale, with_bias, with_rows, temperature) -> None:
+    hidden, weight = leaf(N, D, scale=2.0), leaf(V, D)
+    bias = leaf(V, scale=2.0) if with_bias else None
+    row_ids, rows = (torch.tensor([3, 52]), leaf(2, D)) if with_rows else (None, None)
+    table = weight if rows is None else weight.index_copy(0, row_ids, rows)
+    z = hidden @ table.T * scale + (0.0 if bias is None else bias)
+    z = z if softcap is None else softcap * torch.tanh(z / softcap)
+
+    head = OutputHead(weight, bias, scale, softcap, row_ids, rows).tempered(temperature)
+    assert torch.allclose(head.logits(hidden), z / temperature, rtol=0, atol=1e-12)
+    targets = torch.tensor([0, 3, 9, 10, 52, 51, 20, 20, 29, 30, 5])
+    expected = torch.log_softmax(z / temperature, -1)[torch.arange(N), targets]
+    got = token_logprobs(hidden, head, targets)
+    assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+    leaves = [t for t in (hidden, weight, bias, rows) if t is not None]
+    for g, e in zip(
+        torch.autograd.grad(got.square().sum(), leaves),
+        torch.autograd.grad(expected.square().sum(), leaves),
+        strict=True,
+    ):
+        assert torch.allclose(g, e, rtol=0, atol=1e-11)
+
+
+def test_temperatures_of_one_and_of_nonsense() -> None:
+    head = OutputHead(leaf(V, D), leaf(V))
+    assert head.tempered(1.0) is head
+    for nonsense in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            head.tempered(nonsense)
+
+
 def test_bf16_keeps_the_gradient_of_a_confident_token() -> None:
     # p(target) is about 0.998. Were the target inside the bf16 sum, 1 - p would come out as 0 or 0.004.
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

@@ -67,6 +67,21 @@ def test_recorded_logprobs_are_those_of_the_trainer(family: str, params: Samplin
     assert torch.allclose(recorded, logps, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "cohere", "gpt2"])
+def test_a_role_at_a_temperature_samples_and_records_there(family: str) -> None:
+    role, temperature = role_of(family), 0.4
+    plain = SamplingParams(max_new_tokens=12, seed=3)
+    got = [s[0] for s in sample(role.at(temperature), prompts(), plain, batch_size=3)]
+    stock = tiny(family, dtype=torch.float64)
+    for prompt, s in zip(prompts(), got, strict=True):
+        logp = torch.log_softmax(stock(torch.tensor([prompt + s.ids])).logits[0] / temperature, -1)
+        expected = [logp[len(prompt) + i - 1, token].item() for i, token in enumerate(s.ids)]
+        assert s.logprobs == pytest.approx(expected, abs=1e-5)  # transformers softmaxes attention in fp32
+    # The same uniform numbers fall on the same tokens as when the sampler divides the logits.
+    divided = sample(role, prompts(), SamplingParams(max_new_tokens=12, seed=3, temperature=temperature))
+    assert [s[0].ids for s in divided] == [s.ids for s in got]
+
+
 @pytest.mark.parametrize("family", ["gemma3", "smollm"])
 def test_an_adapter_and_its_token_rows_are_used(family: str) -> None:
     role = role_of(family)

@@ -127,6 +127,26 @@ class GroupBatch:
         """Tokens computed, without padding."""
         return int((self.segment_ids != PAD_SEGMENT).sum())
 
+    def repeated(self, n: int) -> GroupBatch:
+        """The batch n times over, one copy below the other: (n B, T), n R responses, n N tokens that carry loss."""
+
+        def shifted(values: Tensor, by: int) -> Tensor:
+            return torch.cat([values + copy * by for copy in range(n)])
+
+        size = self.input_ids.numel()
+        return GroupBatch(
+            input_ids=self.input_ids.repeat(n, 1),
+            position_ids=self.position_ids.repeat(n, 1),
+            segment_ids=self.segment_ids.repeat(n, 1),
+            predictors=shifted(self.predictors, size),
+            targets=self.targets.repeat(n),
+            response_of=shifted(self.response_of, self.n_responses),
+            last_positions=shifted(self.last_positions, size),
+            group_of=shifted(self.group_of, len(self.indices)),
+            indices=self.indices * n,
+            origins=self.origins * n,
+        )
+
     def to(self, device: torch.device | str) -> GroupBatch:
         """The same batch on another device."""
         moved: dict[str, Any] = {

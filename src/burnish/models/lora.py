@@ -12,64 +12,16 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from burnish.errors import AdapterError, suggest
+from burnish.errors import AdapterError, ModelError, suggest
 from burnish.models.config import ALL_LINEAR, LoRAConfig
-from burnish.models.routing import current_route
-
-
-class _LoRAFunction(torch.autograd.Function):
-    """y = x W^T + b + s d(x) A^T B^T as one node of the graph.
-
-    The frozen weight is used as it lies: no cast, no copy, no gradient. Saved for backward are the input (which the
-    neighbouring layers save anyway) and the (.., r) product.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scale: float,
-        keep: Tensor | None,
-    ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        a, b = a.to(weight.dtype), b.to(weight.dtype)
-        inner = (flat if keep is None else flat * keep.reshape(flat.shape)) @ a.T
-        y = F.linear(flat, weight, bias)
-        y.addmm_(inner, b.T, alpha=scale)
-        ctx.scale = scale
-        ctx.save_for_backward(x, inner, weight, a, b, keep)
-        return y.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, weight, a, b, keep = ctx.saved_tensors
-        g, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        mask = None if keep is None else keep.reshape(flat.shape)
-        g_inner = g @ b
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = g @ weight
-            if mask is None:
-                grad_x.addmm_(g_inner, a, alpha=ctx.scale)
-            else:
-                grad_x += (g_inner @ a) * mask * ctx.scale
-            grad_x = grad_x.view(x.shape)
-        master = torch.float64 if x.dtype == torch.float64 else torch.float32
-        grad_a = (g_inner.T @ (flat if mask is None else flat * mask)).to(master) * ctx.scale
-        grad_b = (g.T @ inner).to(master) * ctx.scale
-        return grad_x, None, None, grad_a, grad_b, None, None
+from burnish.models.lowrank import Span, lora_linear
+from burnish.models.routing import Route, current_route
 
 
 class LoRALinear(nn.Module):
@@ -118,31 +70,41 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         route = current_route()
-        if len(route.parts) == 1:
-            return self._through(x, route.parts[0][0], route.dropout)
-        pieces = x.split([rows for _, rows in route.parts])
-        through = zip(pieces, route.parts, strict=True)
-        return torch.cat([self._through(piece, adapter, route.dropout) for piece, (adapter, _) in through])
-
-    def _through(self, x: Tensor, adapter: str | None, dropout: bool) -> Tensor:
-        if adapter is None or adapter not in self.configs:
+        here = [(rows, name) for rows, name in _rows_of_parts(x, route) if name is not None and name in self.configs]
+        if not here:
             result: Tensor = self.base(x)
             return result
-        config, keep = self.configs[adapter], None
-        if dropout and config.dropout > 0.0:
-            keep = F.dropout(torch.ones_like(x), config.dropout)
+        spans: list[Span] = []
+        parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        positions = x.shape[:-1].numel() // x.shape[0] if len(route.parts) > 1 else 1
+        for rows, name in here:
+            config, keep = self.configs[name], None
+            if route.dropout and config.dropout > 0.0:
+                keep = F.dropout(torch.ones_like(x if rows is None else x[rows]), config.dropout)
+            flat = None if rows is None else slice(rows.start * positions, rows.stop * positions)
+            spans.append((flat, config.scale))
+            parts.append((self.lora_a[name], self.lora_b[name], keep))
         # Under autocast a weight may be wider than its input; the product is then of the weight's width.
         with torch.autocast(x.device.type, enabled=False):
-            out: Tensor = _LoRAFunction.apply(
-                x.to(self.weight.dtype),
-                self.weight,
-                self.bias,
-                self.lora_a[adapter],
-                self.lora_b[adapter],
-                config.scale,
-                keep,
-            )
-        return out
+            return lora_linear(x.to(self.weight.dtype), self.weight, self.bias, tuple(spans), parts)
+
+
+def _rows_of_parts(x: Tensor, route: Route) -> list[tuple[slice | None, str | None]]:
+    """The rows of (B, ...) that each part of the route takes; none for all of them.
+
+    Raises:
+        ModelError: when the rows are not those of the batch (a layer that mixes or picks tokens before it).
+    """
+    if len(route.parts) == 1:
+        return [(None, route.parts[0][0])]
+    ends = list(accumulate(rows for _, rows in route.parts))
+    if ends[-1] != x.shape[0]:
+        raise ModelError(
+            f"a layer got {x.shape[0]} rows where the route's parts have {ends[-1]}: it can't tell roles apart",
+            fix="give each role a pass of its own",
+        )
+    starts = [0, *ends[:-1]]
+    return [(slice(a, b), name) for a, b, (name, _) in zip(starts, ends, route.parts, strict=True)]
 
 
 class TokenRowsEmbedding(nn.Module):

@@ -9,8 +9,9 @@ Legend: B rows, T tokens, N response tokens that carry loss, R responses, V voca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -192,18 +193,34 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A part that a backbone plays: the plain model, or the model through one adapter."""
+    """A part that a backbone plays: the plain model, or the model through one adapter.
+
+    Attributes:
+        backbone: who plays it.
+        adapter: through which adapter, or none for the plain model.
+        temperature: the role's distribution is softmax(logits / temperature), for whoever samples from it, scores it
+            or compares it with another.
+    """
 
     backbone: Backbone
     adapter: str | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < math.inf:
+            raise ModelError(f"a role's temperature must be positive and finite (got {self.temperature!r})")
+
+    def at(self, temperature: float) -> Role:
+        """The same part at another temperature; not a factor on top of the one that it has."""
+        return replace(self, temperature=temperature)
 
     def route(self, *, dropout: bool = False) -> Route:
         """The route of this role's forward passes."""
         return Route.single(self.adapter, dropout=dropout)
 
     def head(self) -> OutputHead:
-        """This role's output projection."""
-        return self.backbone.head(self.adapter)
+        """This role's output projection, at its temperature."""
+        return self.backbone.head(self.adapter).tempered(self.temperature)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What trains when this role trains: the adapter's parameters, or all of a model that plays without one."""
@@ -257,6 +274,37 @@ def predicting_hidden(role: Role, batch: GroupBatch, *, dropout: bool = False) -
     """(N, D) hidden states of the positions that predict a response token, in the batch's order."""
     hidden = role.backbone.hidden_states(batch, role.route(dropout=dropout))
     return hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predictors)
+
+
+def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False) -> list[Tensor]:
+    """Hidden states of several roles over the same rows, with one pass a backbone.
+
+    Roles on one backbone are computed together, over the rows repeated: one product with each frozen weight, each
+    role's adapter on its own copy of the rows. Values and gradients are those of separate passes. Backward runs
+    through all the rows of a pass, so a role whose hidden states get no gradient is dearer beside one that trains.
+
+    Args:
+        roles: whose hidden states; a role's temperature has no part in them.
+        batch: prompt groups, on the device and in the layout of all the backbones.
+        dropout: whether LoRA dropout is on, for all the roles.
+
+    Returns:
+        (B, T, D) of each role, in the order of `roles`.
+    """
+    by_backbone: dict[int, list[int]] = {}
+    for place, role in enumerate(roles):
+        by_backbone.setdefault(id(role.backbone), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in by_backbone.values():
+        backbone = roles[places[0]].backbone
+        if len(places) == 1:
+            found[places[0]] = backbone.hidden_states(batch, roles[places[0]].route(dropout=dropout))
+            continue
+        rows = batch.input_ids.shape[0]
+        route = Route(tuple((roles[place].adapter, rows) for place in places), dropout)
+        hidden = backbone.hidden_states(batch.repeated(len(places)), route)
+        found.update(zip(places, hidden.split(rows), strict=True))
+    return [found[place] for place in range(len(roles))]
 
 
 def _stock_attention(model: nn.Module) -> str:

@@ -19,8 +19,9 @@ Legend: N tokens, V vocabulary, D hidden, M substituted rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +69,24 @@ class OutputHead:
         logits = logits * self.scale if self.scale != 1.0 else logits
         logits = logits if bias is None else logits + bias
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def tempered(self, temperature: float) -> OutputHead:
+        """The head whose logits are these divided by `temperature`: (c tanh(z / c)) / T is c' tanh(z' / c') with
+        c' = c / T and z' = z / T.
+
+        Raises:
+            ValueError: when the temperature is not a positive, finite number.
+        """
+        if not 0.0 < temperature < math.inf:
+            raise ValueError(f"a head's temperature must be positive and finite (got {temperature!r})")
+        if temperature == 1.0:
+            return self
+        return replace(
+            self,
+            bias=None if self.bias is None else self.bias.to(_accumulate_dtype(self.bias.dtype)) / temperature,
+            scale=self.scale / temperature,
+            softcap=None if self.softcap is None else self.softcap / temperature,
+        )
 
 
 def token_logprobs(hidden: Tensor, head: OutputHead, targets: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ class SamplingParams:
     max_new_tokens: int = 128
     """Tokens a sample at most; fewer where the model's context ends sooner."""
     temperature: float = 1.0
-    """Logits are divided by it; 0 takes the most probable token every time (greedy)."""
+    """The role's logits are divided by it, on top of the role's own temperature; 0 takes the most probable token every
+    time (greedy)."""
     top_p: float = 1.0
     """Draw from the smallest set of most probable tokens that holds this probability; 1 for all."""
     top_k: int = 0
@@ -86,8 +87,8 @@ class Sample:
     Attributes:
         ids: the drawn tokens, the stop token included.
         finished: whether it ends with a stop token (if not, the limit of tokens or the model's context ended it).
-        logprobs: nats of each token under the model's own distribution, at temperature 1 and untruncated, whatever
-            the draw was from: what `response_logprobs` gives. Empty if they were not asked for.
+        logprobs: nats of each token under the role's own distribution, at the role's temperature and untruncated,
+            whatever the draw was from: what `response_logprobs` gives. Empty if they were not asked for.
     """
 
     ids: list[int]
