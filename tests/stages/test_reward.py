@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from burnish.data.chat import encode_example
+from burnish.data.chat import encode_example, encode_examples
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.data.sources import load_examples
 from burnish.errors import AdapterError, ConfigError, DataError, ModelError, OutputDirError
@@ -24,7 +24,7 @@ from burnish.models.reward import load_reward_model
 from burnish.models.roles import Backbone
 from burnish.stages.config import RewardConfig, SFTConfig
 from burnish.stages.reward import train_reward
-from burnish.stages.score import score_data
+from burnish.stages.score import score_data, score_groups
 from burnish.stages.sft import train_sft
 from tests.models.families import tiny
 from tests.stages.toy import make_pairs, make_sft_data, settings
@@ -234,6 +234,7 @@ def test_a_margin_stays_with_its_pair(tmp_path: Path, monkeypatch: pytest.Monkey
     Line n has the margin n / 10, and a response the score sum(ids) / 100.
     """
     from burnish.stages import reward as module
+    from burnish.stages import score as score_module
 
     data = with_margins(tmp_path / "pairs.jsonl", lambda line: line / 10)
     settings_of = config(
@@ -266,6 +267,9 @@ def test_a_margin_stays_with_its_pair(tmp_path: Path, monkeypatch: pytest.Monkey
         return validate(members, groups, *rest)
 
     monkeypatch.setattr(Scorer, "scores", scores)
+    monkeypatch.setattr(
+        score_module, "scores_of", lambda scorers, batch: torch.stack([scores(s, batch) for s in scorers])
+    )
     monkeypatch.setattr(module, "_member_step", noted_step)
     monkeypatch.setattr(module, "validate_reward", noted_validate)
     train_reward(settings_of)
@@ -380,6 +384,34 @@ def test_scores_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
     assert rows[3]["chosen"] == pytest.approx(float(scored.scores[3, 0]))
     worst = score_data(str(tmp_path / "run"), str(tmp_path / "dpo.jsonl"), rule="worst", dtype="float32")
     assert torch.allclose(worst.scores, scored.members[:2].amin(0), atol=1e-5)
+
+
+def test_members_share_each_pass_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores as one member after the other, from passes over the rows of all; never more tokens at once."""
+    result = train_reward(config(tmp_path, members=3, holdout=True, max_steps=4, lora={"rank": 2}))
+    model = load_reward_model(result.model, dtype=torch.float32)
+    assert model.judge is not None
+    scorers = [*model.scorers, model.judge]
+    examples = load_examples(str(tmp_path / "dpo.jsonl"), kind="preference").examples
+    groups = encode_examples(model.template, model.tokenizer, examples)
+    with torch.no_grad():
+        expected = torch.stack(
+            [torch.stack([scorer.scores(collate([group])) for group in groups]) for scorer in scorers]
+        )
+    sizes: list[tuple[int, int]] = []
+    original = Backbone.hidden_states
+
+    def noted(self: Backbone, batch: Any, *rest: Any) -> torch.Tensor:
+        sizes.append(tuple(batch.input_ids.shape))
+        return original(self, batch, *rest)
+
+    monkeypatch.setattr(Backbone, "hidden_states", noted)
+    scores = score_groups(scorers, groups, tokens=240)
+    assert torch.allclose(scores, expected, atol=1e-5)
+    assert (scores - scores.mean(0)).abs().min() > 1e-5, "members differ, so a mixed-up order would show"
+    assert sum(rows for rows, _ in sizes) == 3 * 20
+    assert all(rows % 3 == 0 and rows * width <= 240 for rows, width in sizes)
+    assert len(sizes) < 20
 
 
 def test_single_responses_are_scored_too_and_bad_input_is_told(tmp_path: Path) -> None:

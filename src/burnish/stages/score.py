@@ -18,7 +18,7 @@ from burnish.data.sources import load_as_one_of
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_write
 from burnish.models.config import Precision
-from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score
+from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score, scores_of
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.models.reward import RewardModel, load_reward_model
 from burnish.stages.batches import batches
@@ -120,13 +120,15 @@ def score_data(
 def score_groups(
     scorers: Sequence[Scorer], groups: Sequence[PromptGroup], tokens: int, progress: Progress | None = None
 ) -> torch.Tensor:
-    """(scorers, groups, responses of each) scores of groups that have equally many responses."""
+    """(scorers, groups, responses of each) scores of groups that have equally many responses.
+
+    The scorers share each pass, over the rows once for each: the budget of `tokens` holds for all these rows together.
+    """
     out = torch.empty(len(scorers), len(groups), len(groups[0].responses))
     order = {id(group): place for place, group in enumerate(groups)}
-    for micro, batch in batches(scorers[0].role.backbone, groups, tokens, progress):
+    for micro, batch in batches(scorers[0].role.backbone, groups, tokens // len(scorers), progress):
         places = [order[id(group)] for group in micro]
-        for number, scorer in enumerate(scorers):
-            out[number, places] = scorer.scores(batch).float().cpu().reshape(len(micro), -1)
+        out[:, places] = scores_of(scorers, batch).float().cpu().reshape(len(scorers), len(micro), -1)
     return out
 
 
