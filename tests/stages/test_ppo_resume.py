@@ -1,5 +1,5 @@
-"""A run of PPO that is cut off anywhere goes on to the same bits: between steps, while it samples, when a reward function
-fails, and when the process is killed."""
+"""A run of PPO that is cut off anywhere goes on to the same bits: between steps, while it samples or asks for a reward,
+and when the process is killed."""
 
 from __future__ import annotations
 
