@@ -22,7 +22,16 @@ def test_the_ratio_is_1_before_the_first_update(model: str, tmp_path: Path) -> N
     values = {**shared, "out": tmp_path / "reward", "limit": 24, "max_steps": 1, "validation": 0.0, "batch_size": 16}
     reward = train_reward(RewardConfig.parse(values))
     values = {**shared, "out": tmp_path / "ppo", "reward": str(reward.model), "limit": 20, "validation": 0.2}
-    values |= {"rollout_size": 16, "max_rollouts": 1, "update_epochs": 2, "max_new_tokens": 24, "critic_head": "zero"}
+    values |= {
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "rollout_size": 16,
+        "max_rollouts": 1,
+        "update_epochs": 2,
+        "max_new_tokens": 24,
+        "critic_head": "zero",
+    }
     result = train_ppo(PPOConfig.parse(values))
     lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
     first, second = [line for line in lines if "policy_loss" in line]
