@@ -39,8 +39,8 @@ quickstart: $(VENV)/.run
 	$(BIN)/burnish quickstart
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests scripts benchmarks
-	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts benchmarks examples
+	$(BIN)/ruff format --check src tests scripts benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -54,8 +54,8 @@ test-real: $(VENV)/.real
 	$(BIN)/pytest -m real
 
 format: $(VENV)/.dev
-	$(BIN)/ruff check --fix src tests scripts benchmarks
-	$(BIN)/ruff format src tests scripts benchmarks
+	$(BIN)/ruff check --fix src tests scripts benchmarks examples
+	$(BIN)/ruff format src tests scripts benchmarks examples
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

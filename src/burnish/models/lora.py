@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.config import suggest
-from burnish.errors import AdapterError, ModelError
+from burnish.errors import AdapterError, ModelError, suggest
 from burnish.models.config import ALL_LINEAR, LoRAConfig
 from burnish.models.lowrank import Span, lora_linear
 from burnish.models.routing import Route, current_route

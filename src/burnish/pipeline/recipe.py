@@ -23,8 +23,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from burnish.config import Config, field_problems, read_yaml, suggest
-from burnish.errors import BurnishError, ConfigError
+from burnish.config import Config, field_problems, read_yaml
+from burnish.errors import BurnishError, ConfigError, suggest
 from burnish.models.catalog import CATALOG
 from burnish.models.loading import resolve_model
 from burnish.pipeline.kinds import KINDS, NAMES_FUNCTIONS, NAMES_MODELS, ReportConfig, StageKind

@@ -1,0 +1,135 @@
+"""Reviews, splits, labels: what the examples make their data with."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from figures import two_way_mean, write_rows
+from gsm8k import problem, read_problems
+from hh_reward import first_turn
+from overoptimisation import flip_labels, verdict
+from reviews import clean, cut_review, ends_sentence, make_parts
+from splits import split_by
+
+
+def test_clean_takes_out_html_and_white_space() -> None:
+    assert clean("A film.<br /><br />Too  long<br>by\nhalf.") == "A film. Too long by half."
+
+
+@pytest.mark.parametrize(
+    ("word", "ends"),
+    [
+        ("end.", True),
+        ('end."', True),
+        ("(really!)", True),
+        ("what?", True),
+        ("Mr.", False),
+        ("J.", False),
+        ("a", False),
+    ],
+)
+def test_ends_sentence(word: str, ends: bool) -> None:
+    assert ends_sentence(word) is ends
+
+
+TEXT = "This film by Mr. Smith was one that I liked. It ran for two hours. Nobody will miss it."
+
+
+def test_cut_review_takes_the_last_sentence_end_in_reach() -> None:
+    assert cut_review(TEXT, 4, least=3, most=12) == (
+        "This film by Mr.",
+        " Smith was one that I liked. It ran for two hours.",
+    )
+    assert cut_review(TEXT, 4, least=3, most=10) == ("This film by Mr.", " Smith was one that I liked.")
+
+
+def test_cut_review_puts_the_text_together_again() -> None:
+    cut = cut_review(TEXT, 5, least=1, most=99)
+    assert cut is not None
+    assert "".join(cut) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("n", "least", "most"), [(4, 3, 5), (11, 2, 20), (99, 1, 20)], ids=["none in reach", "prompt ends one", "too short"]
+)
+def test_cut_review_gives_nothing(n: int, least: int, most: int) -> None:
+    assert cut_review(TEXT, n, least=least, most=most) is None
+
+
+def test_parts_share_no_prompt() -> None:
+    reviews = [f"Number {i % 60} is a film of some sort {i} and I rather liked it very much." for i in range(300)]
+    parts = make_parts(reviews, sft=10, prompts=20, watched=5, test=6, seed=3)
+    prompts = [row["prompt"].lower() for part in (parts.sft, parts.prompts, parts.watched, parts.test) for row in part]
+    assert [len(part) for part in (parts.sft, parts.prompts, parts.watched, parts.test)] == [10, 20, 5, 6]
+    assert len(set(prompts)) == len(prompts)
+    with pytest.raises(ValueError, match="are wanted"):
+        make_parts(reviews[:8], sft=10, prompts=20, watched=5, test=6, seed=3)
+
+
+def test_split_by_keeps_equal_keys_together() -> None:
+    rows = [(i % 7, i) for i in range(50)]
+    rest, held = split_by(rows, lambda row: row[0], 20, seed=1)
+    assert sorted(rest + held, key=lambda row: row[1]) == rows
+    assert not {key for key, _ in rest} & {key for key, _ in held}
+    assert 14 <= len(held) <= 20
+    assert (rest, held) == split_by(rows, lambda row: row[0], 20, seed=1)
+    assert held != split_by(rows, lambda row: row[0], 20, seed=2)[1]
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_split_by_leaves_rows_on_both_sides(n: int) -> None:
+    with pytest.raises(ValueError, match="can't hold out"):
+        split_by([1, 2, 3], lambda row: row, n, seed=0)
+
+
+def test_first_turn_of_an_hh_row() -> None:
+    same = "\n\nHuman: Is  it\nSo?\n\nAssistant: Yes.\n\nHuman: Why?\n\nAssistant: Because."
+    other = "\n\nHuman: is it so?\n\nAssistant: No."
+    assert first_turn({"chosen": same}) == first_turn({"chosen": other}) == "is it so?"
+
+
+def test_flip_labels_errs_as_often_as_it_is_told() -> None:
+    scores = [(1.0, 0.0), (0.0, 1.0)] * 2000
+    right = [True, False] * 2000
+    assert flip_labels(scores, 0.0, seed=0) == right
+    wrong = sum(a != b for a, b in zip(flip_labels(scores, 0.25, seed=0), right, strict=True))
+    assert abs(wrong - 1000) < 4 * math.sqrt(4000 * 0.25 * 0.75)
+
+
+def test_verdict_says_what_was_lost_of_the_gain() -> None:
+    gold = [0.2, 0.6, 1.2, 1.1, 0.7]
+    points = [{"step": 8.0 * i, "gold": value} for i, value in enumerate(gold)]
+    found = verdict(points, 24)
+    assert (found["gold_best_step"], found["alarm_step"]) == (16.0, 24)
+    assert found["lost_at_alarm"] == pytest.approx(0.1)
+    assert found["lost_at_end"] == pytest.approx(0.5)
+    assert "lost_at_alarm" not in verdict(points, None)
+
+
+def test_problems_lose_their_calculator_marks(tmp_path: Path) -> None:
+    row = {"question": "How many?", "answer": "48/2 = <<48/2=24>>24 clips.\n#### 24"}
+    assert problem(row)["answer"] == "48/2 = 24 clips.\n#### 24"
+    long = {"question": "?", "answer": "word " * 200 + "#### 1"}
+    path = write_rows(tmp_path / "train.jsonl", [row, long])
+    assert [found["answer"] for found in read_problems(path)] == ["48/2 = 24 clips.\n#### 24"]
+
+
+def test_written_rows_are_left_alone_when_nothing_changed(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "deep" / "rows.jsonl", [{"a": "é"}])
+    before = path.stat().st_mtime_ns
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "é"}
+    assert write_rows(path, [{"a": "é"}]).stat().st_mtime_ns == before
+
+
+def test_two_way_mean_is_wider_when_runs_differ() -> None:
+    alike = [[float(i % 5) for i in range(40)]] * 3
+    apart = [[value + shift for value in alike[0]] for shift in (-1.0, 0.0, 1.0)]
+    one, three = two_way_mean(alike), two_way_mean(apart)
+    assert one["value"] == pytest.approx(2.0) == pytest.approx(three["value"])
+    # Runs that are alike: the interval is the one over prompts, 1.96 * sqrt(2 / 40).
+    assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * math.sqrt(2 / 40), rel=0.05)
+    assert three["high"] - three["low"] > 1.5 * (one["high"] - one["low"])
