@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +155,7 @@ def first_alarm(run: Path) -> dict[str, Any] | None:
 
 
 def draw(points: list[dict[str, float]], alarm: int | None, model_of: int, out: Path) -> None:
-    """Proxy, held-out member and gold against the step; below the KL that was spent."""
+    """Proxy, held-out member and gold against the step, with the alarm and the step that is rolled back to."""
     figure, (left, right) = new_figure(2, width=5.2)
     named = {"proxy": "proxy (trained on)", "member": "held-out member", "gold": "gold"}
     steps = [point["step"] for point in points]
@@ -239,8 +238,8 @@ def main() -> None:
     n_pairs = len(pairs.read_text(encoding="utf-8").splitlines())
     settings = {k: v for k, v in vars(arguments).items() if k not in ("out", "runs")} | {"pairs_kept": n_pairs}
     evaluation = json.loads((Path(reward) / "model" / "evaluation.json").read_text(encoding="utf-8"))
-    rates = {"reward_model_accuracy": evaluation["accuracy"], "gold_std": statistics.stdev(p["gold"] for p in points)}
-    result = {"settings": settings, **rates, "verdict": found, "alarm": alarm, "points": points, "test": finals}
+    accuracy = {"reward_model_accuracy": evaluation["accuracy"]}
+    result = {"settings": settings, **accuracy, "verdict": found, "alarm": alarm, "points": points, "test": finals}
     write_result(arguments.out, "overoptimisation", result)
     draw(points, step, model_of, arguments.out)
 
