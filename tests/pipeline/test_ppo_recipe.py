@@ -107,6 +107,37 @@ def test_what_is_no_reward_is_named_by_its_place(text: str, place: str, what: st
     assert what in str(error)
 
 
+def test_a_cycle_through_a_reward_is_named(tmp_path: Path) -> None:
+    text = WHOLE.replace("REWARD", "reward").replace("reward: {from: sft,", "reward: {from: ppo,")
+    error = refused(tmp_path, text)
+    assert "stages.reward.from" in str(error.where)
+    assert "reward <- ppo <- reward" in error.what
+    own = WHOLE.replace("from: sft, reward: REWARD", "from: sft, reward: mine:kind, judge: second")
+    error = refused(
+        tmp_path, own.replace("report: {}", "second: {stage: reward, from: ppo, data: starter/preferences}")
+    )
+    assert "stages.ppo.judge" in str(error.where)
+    assert "need each other: ppo <- second <- ppo" in error.what
+
+
+@pytest.mark.parametrize("setting", ["reward", "judge", "reward_function"])
+def test_a_function_s_file_that_is_not_there_is_told_before_anything_runs(setting: str, tmp_path: Path) -> None:
+    text = WHOLE.replace("reward: REWARD", f"reward: reward, {setting}: mine.py:kind")
+    text = text.replace("reward: reward, reward: ", "reward: ")
+    error = refused(tmp_path, text)
+    assert f"stages.ppo.{setting}" in str(error.where)
+    assert "no such file: mine.py" in error.what
+
+
+def test_a_module_is_not_looked_for_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its name there is another thing."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir("/")
+    stages = {stage.name: stage for stage in load(tmp_path, WHOLE.replace("REWARD", "mine:kind")).stages}
+    assert isinstance(config := stages["ppo"].config, PPOConfig)
+    assert config.reward == "mine:kind"
+
+
 def test_the_full_quickstart_shares_the_stages_of_the_quickstart() -> None:
     """Else what the one has done would be done again by the other."""
     plain = {stage.name: stage for stage in load_recipe("starter/assistant").stages}

@@ -129,3 +129,33 @@ def test_the_fingerprint_is_of_the_file_s_content(tmp_path: Path) -> None:
     assert function_fingerprint(name) == before
     write(tmp_path, "def reward(prompts, responses):\n    return [1.0] * len(responses)\n")
     assert function_fingerprint(name) != before
+
+
+def test_a_generator_s_exception_is_the_function_s(tmp_path: Path) -> None:
+    """It comes when the values are read, not when the function is called."""
+    text = "def reward(prompts, responses):\n    return (1 / (len(r) - 4) for r in responses)\n"
+    error = failure(tmp_path, text)
+    assert "ZeroDivisionError" in error.what
+    assert "data.jsonl:1" in str(error.where)
+    fine = load_function(write(tmp_path, text.replace("- 4", "+ 4")), where="reward")
+    assert fine(EPISODES).tolist() == pytest.approx([1 / 8, 1 / 21])
+
+
+def test_a_file_may_define_dataclasses_and_share_its_name_with_another(tmp_path: Path) -> None:
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Rule:\n    weight: float = 2.0\n"
+        "def reward(prompts, responses):\n    return [Rule().weight] * len(responses)\n"
+    )
+    (tmp_path / "other").mkdir()
+    first = load_function(write(tmp_path, text), where="reward")
+    second = load_function(write(tmp_path / "other", text.replace("2.0", "3.0")), where="judge")
+    assert (first(EPISODES).tolist(), second(EPISODES).tolist()) == ([2.0, 2.0], [3.0, 3.0])
+
+
+def test_a_file_s_path_may_hold_spaces(tmp_path: Path) -> None:
+    directory = tmp_path / "my rewards (new)"
+    directory.mkdir()
+    name = write(directory, "def reward(prompts, responses):\n    return [1.0, 2.0]\n")
+    assert is_function(name)
+    assert load_function(name, where="reward")(EPISODES).tolist() == [1.0, 2.0]

@@ -24,6 +24,7 @@ from burnish.data.batching import RolloutOrder
 from burnish.data.chat import decode_response
 from burnish.data.groups import GroupBatch, PromptGroup
 from burnish.data.sources import Example, LoadedData
+from burnish.errors import TrainingError
 from burnish.files import atomic_directory
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.models.adapters import save_adapter
@@ -206,6 +207,13 @@ class Stage:
                         losses.append(self._value_loss(step, rollout, rows, score(hidden, critic.head), n_tokens))
                 tokens = batch.n_tokens if roles[0] in together else 0
                 step.backward(torch.stack(losses).sum(), tokens=tokens, origins=batch.origins)
+        if (drift := step.values.get("drift", 0.0)) > DRIFT:
+            self.console.print(
+                f"warning: sampler and training forward differ by {drift:.2g} nats a token; "
+                "the ratios of this rollout are off by as much (try --dtype float32)",
+                style="yellow",
+                highlight=False,
+            )
         if config.kl_limit is not None and step.values.get("approx_kl", 0.0) > config.kl_limit:
             self.halted = rollout.number
             step.skip()
@@ -252,13 +260,6 @@ class Stage:
         """Nothing has been updated since the sampling: what the two forwards differ by is error."""
         step.add(drift=float(apart.sum()) / n_tokens)
         step.values["drift_max"] = max(step.values.get("drift_max", 0.0), float(apart.max()))
-        if step.values["drift"] > DRIFT:
-            self.console.print(
-                f"warning: sampler and training forward differ by {step.values['drift']:.2g} nats a token; "
-                "the ratios of this rollout are off by as much (try --dtype float32)",
-                style="yellow",
-                highlight=False,
-            )
 
     def _value_loss(self, step: Step, rollout: Rollout, rows: Tensor, values: Tensor, n_tokens: int) -> Tensor:
         mask = rollout.sampled.mask
@@ -316,6 +317,9 @@ class Stage:
         Args:
             members: (scorers, R) scores of the reward model's members; empty where a function rewards.
             sampled: the responses.
+
+        Raises:
+            TrainingError: a function failed, or a score is not finite.
         """
         config, episodes = self.config, None
         if "reward" in self.functions:
@@ -326,6 +330,13 @@ class Stage:
         if "reward_function" in self.functions:
             more = self.functions["reward_function"](episodes or self.episodes(sampled))
             total = total + config.reward_function_weight * more
+        if not bool(torch.isfinite(total).all()):
+            bad = int((~torch.isfinite(total)).sum())
+            raise TrainingError(
+                f"the scores of {bad} of {len(total)} responses are not finite; training stopped",
+                where=config.reward,
+                fix="look at the reward model (burnish score), or use --dtype float32",
+            )
         return total
 
     def _normalised(self, raw: Tensor) -> Tensor:
