@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import typing
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from burnish.errors import ConfigError
+from burnish.errors import ConfigError, suggest
 
 
 class Config(BaseModel):
@@ -74,12 +73,6 @@ def _depth(cls: type[BaseModel], path: list[str]) -> int:
         candidates = [annotation, *typing.get_args(annotation)]
         current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), annotation)
     return len(path)
-
-
-def suggest(word: str, known: list[str]) -> str:
-    """` (did you mean 'x'?)`, or the empty string when nothing known is close to `word`."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _field_names(cls: type[BaseModel], path: list[str]) -> list[str]:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from burnish.data.sources import LoadedData, load_examples
+from burnish.data.examples import Kind
+from burnish.data.sources import LoadedData, load_as_one_of, load_examples
 from burnish.errors import DataError
 
 GOOD = {"prompt": "What is 1 + 1?", "completion": "2"}
@@ -231,3 +232,133 @@ def test_an_unreachable_hub_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) ->
     assert "can't be loaded from the Hugging Face hub: Couldn't reach 'org/name'" in caught.value.what
     assert "long trace" not in str(caught.value)
     assert "network" in str(caught.value.fix)
+
+
+# ---- margins ----
+
+
+PAIR = {"prompt": "What is 1 + 1?", "chosen": "2", "rejected": "3"}
+
+
+def test_each_pair_brings_its_margin_from_every_format(tmp_path: Path) -> None:
+    rows = [{**PAIR, "gap": 0.5}, {**PAIR, "gap": 2}]
+    write(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,gap\nWhat is 1 + 1?,2,3,0.5\nWhat is 1 + 1?,2,3,2\n")
+    pq.write_table(pa.table({name: [row[name] for row in rows] for name in rows[0]}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        examples = load_examples(tmp_path / name, kind="preference", margin="gap").examples
+        assert [example.margin for example in examples] == [0.5, 2.0], name
+        assert all("gap" not in example.meta for example in examples)
+    mapped = load_examples(tmp_path / "a.jsonl", kind="preference", columns={"gap": "margin"}, margin="margin")
+    assert [example.margin for example in mapped.examples] == [0.5, 2.0]
+    unasked = load_examples(tmp_path / "a.jsonl", kind="preference").examples
+    assert [(example.margin, example.meta["gap"]) for example in unasked] == [(None, 0.5), (None, 2)]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (-0.5, "must be 0 or above and finite, this is -0.5"),
+        (float("inf"), "must be 0 or above and finite, this is inf"),
+        (10**400, "must be 0 or above and finite, this is inf"),
+        (float("nan"), "must be a number, this is nan"),
+        (True, "must be a number, this is a boolean"),
+        ("", "must be a number, this is ''"),
+        ("much", "must be a number, this is 'much'"),
+        ([1.0], "must be a number, this is a list"),
+        (None, "is null, it must be the pair's margin"),
+        (..., "missing, it must be the pair's margin"),
+    ],
+)
+def test_a_pair_without_a_usable_margin_is_a_bad_row_and_never_zero(tmp_path: Path, value: Any, why: str) -> None:
+    bad = PAIR if value is ... else {**PAIR, "margin": value}
+    path = write(tmp_path / "a.jsonl", [{**PAIR, "margin": 0}, bad])
+    with pytest.raises(DataError) as caught:
+        load_examples(path, kind="preference", margin="margin")
+    assert caught.value.what == why
+    assert caught.value.where == f"{path}:2, field 'margin'"
+    loaded = load_examples(path, kind="preference", margin="margin", on_bad_row="skip")
+    assert [example.margin for example in loaded.examples] == [0.0]
+    assert [str(row) for row in loaded.bad_rows] == [f"{path}:2, field 'margin': {why}"]
+
+
+# ---- the kind that rows tell ----
+
+SCORED: tuple[Kind, ...] = ("preference", "sft")
+ANY: tuple[Kind, ...] = (*SCORED, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds", "kind"),
+    [
+        ([GOOD, GOOD], ANY, "sft"),
+        ([PAIR, PAIR], ANY, "preference"),
+        ([{"prompt": "Why?"}], ANY, "prompt"),
+        ([GOOD, PAIR, PAIR], SCORED, "preference"),
+        ([GOOD, GOOD, PAIR], SCORED, "sft"),
+        ([{**PAIR, "completion": "2"}], ANY, "preference"),  # could be both: its pairs tell more
+        ([{"prompt": "Why?"}] * 3 + [GOOD], ANY, "sft"),
+        ([{"prompt": "Why?"}] * 150 + [GOOD] * 120, ANY, "sft"),
+    ],
+)
+def test_the_kind_is_what_most_rows_can_be(
+    tmp_path: Path, rows: list[Any], kinds: tuple[Kind, ...], kind: Kind
+) -> None:
+    path = write(tmp_path / "a.jsonl", rows)
+    found, loaded = load_as_one_of(path, kinds=kinds, on_bad_row="skip")
+    assert found == kind
+    expected = load_examples(path, kind=kind, on_bad_row="skip")
+    assert loaded == expected, "the rows that were looked at first are not lost and not read twice"
+
+
+def test_data_of_unknown_kind_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish.data import sources
+
+    path = write(tmp_path / "a.jsonl", [GOOD] * 500)
+    read, original = [], sources.read_rows
+
+    def counted(*arguments: Any) -> Any:
+        for row in original(*arguments):
+            read.append(row.origin.line)
+            yield row
+
+    monkeypatch.setattr(sources, "read_rows", counted)
+    assert len(load_as_one_of(path, kinds=SCORED)[1].examples) == 500
+    assert read == list(range(1, 501))
+    read.clear()
+    _, loaded = load_as_one_of(path, kinds=SCORED, limit=3)
+    assert len(loaded.examples) == loaded.n_read == 3
+    assert len(read) == 100, "what it looks at to tell the kind, and no more"
+
+
+@pytest.mark.parametrize(
+    ("row", "what", "field"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "missing; the row has 'prompt', 'chosen'; preference data", "rejected"),
+        ({"prompt": "a"}, "missing; the row has 'prompt'; SFT data", "completion"),
+        (EMPTY, "empty response", "completion"),
+    ],
+)
+def test_rows_that_begin_to_be_of_a_kind_are_judged_as_that(tmp_path: Path, row: Any, what: str, field: str) -> None:
+    path = write(tmp_path / "a.jsonl", [row])
+    with pytest.raises(DataError) as caught:
+        load_as_one_of(path, kinds=SCORED)
+    assert caught.value.what.startswith(what)
+    assert caught.value.where == f"{path}:1, field {field!r}"
+
+
+def test_rows_of_no_kind_are_told_what_each_kind_would_be(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"foo": 1, "bar": None}, {"foo": 2}])
+    with pytest.raises(DataError, match="no row is of a known shape: the first has 'foo'") as caught:
+        load_as_one_of(path, kinds=SCORED)
+    assert caught.value.where == f"{path}:1"
+    assert "preference data: 'prompt' + 'chosen'" in str(caught.value.fix)
+    assert "sft data: 'messages'" in str(caught.value.fix)
+    with pytest.raises(DataError, match="no row has the column 'fo' that is mapped"):
+        load_as_one_of(path, kinds=SCORED, columns={"fo": "text"})
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no rows"):
+        load_as_one_of(path, kinds=SCORED)
+    (tmp_path / "a.jsonl").write_text("{broken\n")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_as_one_of(path, kinds=SCORED)

@@ -149,14 +149,14 @@ def test_negligible_columns_cost_the_gradient_no_more_than_promised(
     expected.sum().backward()
 
     taken: list[int] = []
-    original = logprobs._columns_with_mass
+    original = logprobs.columns_with_mass
 
     def spy(p, total, states):
         columns = original(p, total, states)
         taken.append(p.shape[1] if columns is None else columns.numel())
         return columns
 
-    monkeypatch.setattr(logprobs, "_columns_with_mass", spy)
+    monkeypatch.setattr(logprobs, "columns_with_mass", spy)
     single = hidden.float().requires_grad_()
     got = token_logprobs(single, OutputHead(weight.float(), softcap=softcap), targets)
     got.sum().backward()

@@ -142,6 +142,15 @@ def test_a_bad_row_of_a_later_stage_is_found_before_the_first_one_runs(recipe: P
     assert not list((recipe.parent / "runs" / "toy").glob("sft-*"))
 
 
+def test_data_is_read_ahead_as_the_stage_will_read_it(recipe: Path) -> None:
+    """The split that the stage names, from a directory in which the splits must not be mixed."""
+    folder = recipe.parent / "splits"
+    folder.mkdir()
+    (recipe.parent / "sft.jsonl").rename(folder / "train.jsonl")
+    make_sft_data(folder / "test.jsonl", 4)
+    assert run(recipe, "sft.data=splits", "sft.split=train", "sft.max_steps=1").computed == ("sft", "dpo", "merge")
+
+
 def test_a_stage_that_fails_leaves_the_finished_ones(recipe: Path) -> None:
     with pytest.raises(BurnishError):
         run(recipe, "dpo.max_length=8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from burnish.data.chat import encode_example
+from burnish.data.chat import encode_example, encode_examples
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.data.sources import load_examples
 from burnish.errors import AdapterError, ConfigError, DataError, ModelError, OutputDirError
@@ -23,10 +24,10 @@ from burnish.models.reward import load_reward_model
 from burnish.models.roles import Backbone
 from burnish.stages.config import RewardConfig, SFTConfig
 from burnish.stages.reward import train_reward
-from burnish.stages.score import score_data
+from burnish.stages.score import score_data, score_groups
 from burnish.stages.sft import train_sft
 from tests.models.families import tiny
-from tests.stages.toy import make_sft_data, settings
+from tests.stages.toy import make_pairs, make_sft_data, settings
 
 EOS = 2
 
@@ -201,6 +202,119 @@ def test_resume_is_bit_exact_inside_an_ensemble(tmp_path: Path) -> None:
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def with_margins(path: Path, margin: Callable[[int], float], *, name: str = "margin") -> str:
+    """The pairs of `make_pairs`, each with the margin of its line."""
+    rows = [json.loads(line) for line in make_pairs(path).read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, name: margin(i)}) + "\n" for i, row in enumerate(rows, start=1)))
+    return str(path)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "head"])
+def test_margins_of_the_rows_by_hand(tuning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of 0 cost log(1 + e^m): log 4 at m = log 3, log 2 at m = 0; in validation log 8 at log 7, log 2 at 0."""
+    from burnish.stages import reward as module
+
+    original = module.new_head
+    monkeypatch.setattr(module, "new_head", lambda *a, **o: torch.nn.Parameter(torch.zeros_like(original(*a, **o))))
+    data = with_margins(tmp_path / "pairs.jsonl", lambda line: math.log(3.0) if line <= 5 else 0.0, name="gap")
+    held_out = with_margins(tmp_path / "held.jsonl", lambda line: 0.0 if line % 2 else math.log(7.0), name="gap")
+    values = {"data": data, "validation": held_out, "map": {"gap": "margin"}, "margin_column": "margin"}
+    values |= {"batch_size": 20, "max_steps": 1, "learning_rate": 1e-12, "tuning": tuning, "lora": {}}
+    train_reward(config(tmp_path, **values))
+    rows = lines(tmp_path / "run")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses == pytest.approx([(5 * math.log(4.0) + 15 * math.log(2.0)) / 20], abs=1e-6)
+    validation = [row["validation/loss"] for row in rows if "validation/loss" in row]
+    assert validation[0] == pytest.approx((10 * math.log(8.0) + 10 * math.log(2.0)) / 20, abs=1e-6)
+
+
+def test_a_margin_stays_with_its_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through split, numbering, bootstrap samples and the sorting of micro-batches: line by line from the file.
+
+    Line n has the margin n / 10, and a response the score sum(ids) / 100.
+    """
+    from burnish.stages import reward as module
+    from burnish.stages import score as score_module
+
+    data = with_margins(tmp_path / "pairs.jsonl", lambda line: line / 10)
+    settings_of = config(
+        tmp_path, data=data, margin_column="margin", members=2, centring=0.0, epochs=1, micro_batch_tokens=48
+    )
+
+    def scores(scorer: Scorer, batch: Any, *, dropout: bool = False) -> torch.Tensor:
+        found = [
+            ids[segments == number].sum() / 100
+            for ids, segments in zip(batch.input_ids, batch.segment_ids, strict=True)
+            for number in (1, 2)
+        ]
+        return torch.stack(found) + 0.0 * scorer.head.sum()
+
+    def loss_of(pair: PromptGroup) -> float:
+        chosen, rejected = (sum(response.ids) / 100 for response in pair.responses)
+        line = int(pair.origin.rpartition(":")[2])
+        return math.log1p(math.exp(-(chosen - rejected - line / 10)))
+
+    trained: list[list[PromptGroup]] = []
+    held_out: list[PromptGroup] = []
+    step, validate = module._member_step, module.validate_reward
+
+    def noted_step(loop_step: Any, member: Any, examples: Any, *rest: Any, **options: Any) -> None:
+        trained.append(list(examples))
+        step(loop_step, member, examples, *rest, **options)
+
+    def noted_validate(members: Any, groups: Any, *rest: Any) -> dict[str, float]:
+        held_out[:] = groups
+        return validate(members, groups, *rest)
+
+    monkeypatch.setattr(Scorer, "scores", scores)
+    monkeypatch.setattr(
+        score_module, "scores_of", lambda scorers, batch: torch.stack([scores(s, batch) for s in scorers])
+    )
+    monkeypatch.setattr(module, "_member_step", noted_step)
+    monkeypatch.setattr(module, "validate_reward", noted_validate)
+    train_reward(settings_of)
+    rows = lines(tmp_path / "run")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    expected = [
+        (sum(map(loss_of, one)) / len(one) + sum(map(loss_of, other)) / len(other)) / 2
+        for one, other in zip(trained[0::2], trained[1::2], strict=True)
+    ]
+    assert len(losses) == 4
+    assert losses == pytest.approx(expected, abs=1e-5)
+    validation = [row["validation/loss"] for row in rows if "validation/loss" in row]
+    assert validation[0] == pytest.approx(sum(map(loss_of, held_out)) / len(held_out), abs=1e-5)
+    assert len(held_out) == 4
+
+
+def test_a_changed_margin_is_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noticed by the file's content, and where that isn't known (the hub's) by what was read."""
+    from burnish.stages import setup
+
+    data = with_margins(tmp_path / "pairs.jsonl", lambda line: line / 10)
+    values = {"data": data, "margin_column": "margin", "max_steps": 1}
+    train_reward(config(tmp_path, **values))
+    with_margins(tmp_path / "pairs.jsonl", lambda line: line / 10 + (line == 7))
+    with pytest.raises(OutputDirError, match="the data has changed since the run"):
+        train_reward(config(tmp_path, **values))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "finished": False}))
+    monkeypatch.setattr(setup, "data_fingerprint", lambda data: record["inputs"]["data"])
+    with pytest.raises(OutputDirError, match="the data has changed since this run"):
+        train_reward(config(tmp_path, **values))
+
+
+def test_a_pair_without_its_margin_stops_the_stage_or_is_left_out(tmp_path: Path) -> None:
+    data = Path(with_margins(tmp_path / "pairs.jsonl", lambda line: 1.0))
+    data.write_text(data.read_text().replace('"margin": 1.0', '"margin": null', 1))
+    values = {"data": str(data), "margin_column": "margin", "max_steps": 1, "validation": 0.0}
+    with pytest.raises(DataError, match="is null") as caught:
+        train_reward(config(tmp_path, **values))
+    assert caught.value.where == f"{data}:1, field 'margin'"
+    train_reward(config(tmp_path, **values, on_bad_row="skip"))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert (record["bad_rows"], record["training"]) == (1, 19)
+
+
 def test_a_fresh_head_scores_by_the_unit() -> None:
     backbone = Backbone(tiny("llama"))
     width = backbone.config.hidden_size
@@ -224,6 +338,7 @@ def test_ensemble_rules_by_hand() -> None:
         ({"members": 2, "tuning": "head"}, "need tuning: lora"),
         ({"holdout": True}, "members: 2"),
         ({"label_smoothing": 0.5}, "less than 0.5"),
+        ({"margin": 0.5, "margin_column": "gap"}, "leave margin away"),
     ],
 )
 def test_settings_of_nonsense(more: dict[str, Any], match: str, tmp_path: Path) -> None:
@@ -269,6 +384,34 @@ def test_scores_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
     assert rows[3]["chosen"] == pytest.approx(float(scored.scores[3, 0]))
     worst = score_data(str(tmp_path / "run"), str(tmp_path / "dpo.jsonl"), rule="worst", dtype="float32")
     assert torch.allclose(worst.scores, scored.members[:2].amin(0), atol=1e-5)
+
+
+def test_members_share_each_pass_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores as one member after the other, from passes over the rows of all; never more tokens at once."""
+    result = train_reward(config(tmp_path, members=3, holdout=True, max_steps=4, lora={"rank": 2}))
+    model = load_reward_model(result.model, dtype=torch.float32)
+    assert model.judge is not None
+    scorers = [*model.scorers, model.judge]
+    examples = load_examples(str(tmp_path / "dpo.jsonl"), kind="preference").examples
+    groups = encode_examples(model.template, model.tokenizer, examples)
+    with torch.no_grad():
+        expected = torch.stack(
+            [torch.stack([scorer.scores(collate([group])) for group in groups]) for scorer in scorers]
+        )
+    sizes: list[tuple[int, int]] = []
+    original = Backbone.hidden_states
+
+    def noted(self: Backbone, batch: Any, *rest: Any) -> torch.Tensor:
+        sizes.append(tuple(batch.input_ids.shape))
+        return original(self, batch, *rest)
+
+    monkeypatch.setattr(Backbone, "hidden_states", noted)
+    scores = score_groups(scorers, groups, tokens=240)
+    assert torch.allclose(scores, expected, atol=1e-5)
+    assert (scores - scores.mean(0)).abs().min() > 1e-5, "members differ, so a mixed-up order would show"
+    assert sum(rows for rows, _ in sizes) == 3 * 20
+    assert all(rows % 3 == 0 and rows * width <= 240 for rows, width in sizes)
+    assert len(sizes) < 20
 
 
 def test_single_responses_are_scored_too_and_bad_input_is_told(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from burnish.stages.optim import learning_rate, make_optimiser
 from burnish.stages.setup import stage_run
 from burnish.stages.sft import train_sft
 from tests.models.families import tiny
-from tests.stages.toy import settings
+from tests.stages.toy import make_sft_data, settings
 
 
 def lines(out: Path) -> list[dict]:
@@ -63,6 +63,16 @@ def test_an_output_directory_with_another_run_is_refused(tmp_path: Path) -> None
     with pytest.raises(OutputDirError, match="holds no run of burnish"):
         train_sft(SFTConfig.parse(settings(tmp_path, out=str(tmp_path / "full"))))
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("n_held_out", [6, 30])
+def test_a_validation_set_of_its_own_is_not_trained_on(tmp_path: Path, n_held_out: int) -> None:
+    """Whether it is smaller or larger than the training set of 24."""
+    held_out = make_sft_data(tmp_path / "held.jsonl", n_held_out)
+    values = settings(tmp_path, validation=str(held_out), epochs=1, max_steps=1)
+    train_sft(SFTConfig.parse(values))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert (record["training"], record["validation"]) == (24, n_held_out)
 
 
 def test_changed_data_is_noticed_on_resume(tmp_path: Path) -> None:

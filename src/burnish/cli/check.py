@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -10,15 +9,13 @@ from cyclopts import Parameter
 from burnish.cli.console import messages, results
 from burnish.cli.options import Whole, parse_map
 from burnish.data.examples import Kind
-from burnish.errors import DataError
 from burnish.models.loading import resolve_model
 from burnish.stages.run import model_of
 
 if TYPE_CHECKING:
     from burnish.models.loading import LoadedModel
 
-_LOOKED_AT = 100
-"""Usable rows that `--kind auto` looks for."""
+_KINDS: tuple[Kind, ...] = ("preference", "sft", "prompt")
 
 
 def check(
@@ -68,22 +65,24 @@ def check(
     """
     import torch
 
-    from burnish.data.chat import encode_example, resolve_template
+    from burnish.data.chat import encode_examples, resolve_template
     from burnish.data.preflight import preflight
     from burnish.data.show import show_examples, show_report
-    from burnish.data.sources import load_examples
+    from burnish.data.sources import load_as_one_of, load_examples
     from burnish.models.loading import load_model
 
     columns = parse_map(map or [])
     console = results()
-    chosen = _kind(data, columns, split) if kind == "auto" else kind
-    loaded = load_examples(data, kind=chosen, columns=columns, on_bad_row="skip", limit=limit, split=split)
+    if kind == "auto":
+        _, loaded = load_as_one_of(data, kinds=_KINDS, columns=columns, on_bad_row="skip", limit=limit, split=split)
+    else:
+        loaded = load_examples(data, kind=kind, columns=columns, on_bad_row="skip", limit=limit, split=split)
     console.print(loaded.summary(), markup=False)
     source = resolve_model(model_of(model))
     found = load_model(source, dtype=torch.bfloat16, echo=messages().print)
     resolved = resolve_template(found.tokenizer, template)
     console.print(f"template: {resolved.name}, stop token {resolved.stop_token!r}; model: {source}\n", markup=False)
-    groups = [encode_example(resolved, found.tokenizer, e, index=i) for i, e in enumerate(loaded.examples)]
+    groups = encode_examples(resolved, found.tokenizer, loaded.examples)
     show_examples(groups, found.tokenizer, n, console)
     console.print()
     plain: Any = found.model
@@ -118,23 +117,3 @@ def _trained_tokens(found: LoadedModel) -> list[str]:
     own = token_rows_of(found.model, "checked")
     tokenizer: Any = found.tokenizer
     return [] if own is None else list(tokenizer.convert_ids_to_tokens(own[0].tolist()))
-
-
-def _kind(data: str, columns: Mapping[str, str], split: str | None) -> Kind:
-    """The kind of which most of the first rows are usable; prompts, which any row can be, only if nothing else is."""
-    from burnish.data.sources import load_examples
-
-    shares: dict[Kind, float] = {"sft": 0.0, "preference": 0.0}
-    for kind in shares:
-        try:
-            found = load_examples(data, kind=kind, columns=columns, on_bad_row="skip", limit=_LOOKED_AT, split=split)
-        except DataError:
-            continue
-        shares[kind] = len(found.examples) / found.n_read
-    if any(shares.values()):
-        return max(shares, key=lambda kind: shares[kind])
-    try:
-        load_examples(data, kind="prompt", columns=columns, on_bad_row="skip", limit=1, split=split)
-    except DataError:
-        return "sft"  # reading it again as this says what is wrong
-    return "prompt"

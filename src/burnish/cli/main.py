@@ -14,8 +14,7 @@ from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, Unuse
 
 from burnish import __version__
 from burnish.cli.console import messages, print_error
-from burnish.config import suggest
-from burnish.errors import BurnishError, ConfigError
+from burnish.errors import BurnishError, ConfigError, suggest
 
 _DEBUG = "--debug"
 _BEGIN = Group("Begin here", sort_key=0)

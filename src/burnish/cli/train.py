@@ -80,7 +80,7 @@ def merge(
     Parameters
     ----------
     model
-        The directory of an adapter or of a run, or a hub id.
+        The directory of an adapter or of a run, or a hub id; of an ensemble of reward models that of one member.
     out
         Where the merged model goes.
     dtype
@@ -91,4 +91,7 @@ def merge(
     result = merge_model(model, out, dtype=dtype, console=messages())
     console = results()
     console.print(field_line("model", result.out))
-    console.print(field_line("talk to it", f"burnish chat {result.out}"))
+    if result.compared == "scores":
+        console.print(field_line("use it", f"burnish score DATA --model {result.out}"))
+    else:
+        console.print(field_line("talk to it", f"burnish chat {result.out}"))

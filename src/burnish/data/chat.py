@@ -5,16 +5,15 @@ Nothing here knows transformers: a tokenizer is any object with the methods of `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from burnish.config import suggest
 from burnish.data.examples import Example, Message
 from burnish.data.groups import PromptGroup, Response
 from burnish.data.templates import BUILTIN, EOS, ChatTemplate, render_source
-from burnish.errors import TemplateError
+from burnish.errors import TemplateError, suggest
 
 __all__ = [
     "BUILTIN",
@@ -23,6 +22,7 @@ __all__ = [
     "Tokenizer",
     "decode_response",
     "encode_example",
+    "encode_examples",
     "encode_prompt",
     "install_template",
     "render",
@@ -262,7 +262,12 @@ def encode_example(template: ChatTemplate, tokenizer: Tokenizer, example: Exampl
     except TemplateError as error:
         where = f"{example.origin}; {error.where}" if error.where else str(example.origin)
         raise TemplateError(error.what, where=where, fix=error.fix) from None
-    return PromptGroup(tuple(prompt), tuple(responses), str(example.origin), index)
+    return PromptGroup(tuple(prompt), tuple(responses), str(example.origin), index, margin=example.margin)
+
+
+def encode_examples(template: ChatTemplate, tokenizer: Tokenizer, examples: Iterable[Example]) -> list[PromptGroup]:
+    """All of a data set's examples as token ids, each with its place as `index`; see `encode_example`."""
+    return [encode_example(template, tokenizer, example, index=i) for i, example in enumerate(examples)]
 
 
 def _encode_text(template: ChatTemplate, tokenizer: Tokenizer, text: str, origin: str, index: int) -> PromptGroup:

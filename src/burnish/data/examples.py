@@ -45,6 +45,7 @@ class Example:
         origin: the row's place.
         meta: the row's other columns (a category, an id, ...).
         text: plain text in the place of a conversation; prompt and responses are empty then.
+        margin: of a pair, how much better the chosen response is, where a column was named that says so.
     """
 
     prompt: tuple[Message, ...]
@@ -52,6 +53,7 @@ class Example:
     origin: Origin
     meta: Mapping[str, Any] = field(default_factory=dict)
     text: str | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ class PromptGroup:
     """The example's place in its data set; reference log-probs are cached under it."""
     plain_text: bool = False
     """No conversation: the text's first token is the prompt, the rest its only response, and nothing says stop."""
+    margin: float | None = None
+    """Of a pair: how far apart its scores should be, where its row says so."""
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -15,7 +15,9 @@ such rows beside the conversations keep a model's ability to go on with ordinary
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from burnish.data.conversations import (
@@ -30,6 +32,7 @@ from burnish.data.conversations import (
     unwrap_alpaca,
 )
 from burnish.data.examples import Example, Kind, Message, Origin
+from burnish.data.formats import type_name
 
 _MESSAGES = ("messages", "conversations")
 _COMPLETION = ("completion", "response", "output")
@@ -80,9 +83,13 @@ class _Row:
         return RowError("", f"no known shape: {self._has()}")
 
     def _has(self) -> str:
-        names = ", ".join(repr(key) for key, value in self.values.items() if value is not None) or "nothing"
         kind = "SFT" if self.kind == "sft" else self.kind
-        return f"the row has {names}; {kind} data is {UNDERSTOOD[self.kind]}"
+        return f"the row has {names_of(self.values)}; {kind} data is {UNDERSTOOD[self.kind]}"
+
+
+def names_of(values: Mapping[str, Any]) -> str:
+    """The columns in which a row has a value, as a message lists them."""
+    return ", ".join(repr(key) for key, value in values.items() if value is not None) or "nothing"
 
 
 def example_from_row(values: Mapping[str, Any], origin: Origin, kind: Kind) -> tuple[Example, str]:
@@ -101,6 +108,30 @@ def example_from_row(values: Mapping[str, Any], origin: Origin, kind: Kind) -> t
     prompt = _with_system(row, prompt)
     meta = {name: value for name, value in values.items() if name not in row.used}
     return Example(prompt, responses, origin, meta), shape + (", Alpaca's text unwrapped" if row.unwrapped else "")
+
+
+def with_margin(example: Example, column: str) -> Example:
+    """The pair with the margin that its row has in `column`: a number, or text that is one (all that CSV can hold).
+
+    Raises:
+        RowError: there is none, or none that a margin can be.
+    """
+    value = example.meta.get(column)
+    if value is None:
+        raise RowError(column, f"{'is null' if column in example.meta else 'missing'}, it must be the pair's margin")
+    try:
+        margin = math.nan if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
+    except ValueError:
+        margin = math.nan
+    except OverflowError:  # a whole number beyond what a float can hold
+        margin = math.inf
+    if math.isnan(margin):
+        shown = repr(value)[:40] if isinstance(value, float | str) else type_name(value)
+        raise RowError(column, f"must be a number, this is {shown}")
+    if not 0.0 <= margin < math.inf:
+        raise RowError(column, f"must be 0 or above and finite, this is {margin}")
+    meta = {name: other for name, other in example.meta.items() if name != column}
+    return replace(example, meta=meta, margin=margin)
 
 
 def _with_system(row: _Row, prompt: Turns) -> Turns:

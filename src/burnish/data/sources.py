@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from burnish.config import suggest
 from burnish.data.conversations import RowError
 from burnish.data.examples import BadRow, Example, Kind, Message, Origin
 from burnish.data.formats import SUFFIXES, RawRow, data_suffix, read_rows
-from burnish.data.shapes import UNDERSTOOD, example_from_row
-from burnish.errors import DataError
+from burnish.data.shapes import UNDERSTOOD, example_from_row, names_of, with_margin
+from burnish.errors import DataError, suggest
 
-__all__ = ["BadRow", "Example", "Kind", "LoadedData", "Message", "Origin", "load_examples"]
+__all__ = ["BadRow", "Example", "Kind", "LoadedData", "Message", "Origin", "load_as_one_of", "load_examples"]
 
 _STARTER = "starter/"
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?")
 _SPLIT_NAME = re.compile(r"(train|test|valid|validation|val|dev|eval)(?![a-z])", re.IGNORECASE)
 _LISTED = 10
 """How many bad rows a message lists; the count is always of all."""
+_LOOKED_AT = 100
+"""Usable rows, at most, from which the kind of the data is told; given up after ten times as many rows in all."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def load_examples(
     on_bad_row: Literal["error", "skip"] = "error",
     limit: int | None = None,
     split: str | None = None,
+    margin: str | None = None,
 ) -> LoadedData:
     """Read data in any of the shapes of `burnish.data.shapes`.
 
@@ -85,22 +88,111 @@ def load_examples(
         on_bad_row: `error` reads everything and then raises with every bad row counted; `skip` leaves them out.
         limit: stop after that many examples.
         split: of a hub id (default `train`), or of a directory, where the files' names begin with it.
+        margin: of pairs, the column (after `columns`) with each one's margin; a row without a usable one is bad.
 
     Raises:
         DataError: when the data can't be found or read, holds no rows, or no usable ones; on bad rows unless skipped.
     """
+    rows = _find_rows(str(data), split)
+    return _load(rows, str(data), kind, columns, on_bad_row=on_bad_row, limit=limit, margin=margin)
+
+
+def load_as_one_of(
+    data: str | Path,
+    *,
+    kinds: Sequence[Kind],
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: Literal["error", "skip"] = "error",
+    limit: int | None = None,
+    split: str | None = None,
+) -> tuple[Kind, LoadedData]:
+    """Read data whose kind its rows must tell: that which most of the first rows can be, the earlier one of a tie.
+
+    Prompts, which nearly any row can be, are taken only where the rows can be nothing else.
+
+    Args:
+        data: as for `load_examples`, and so are the others.
+        kinds: what the rows may be, two at least.
+        columns: see there.
+        on_bad_row: see there.
+        limit: see there.
+        split: see there.
+
+    Raises:
+        DataError: see there; and when the rows are of none of these kinds.
+    """
+    rows = iter(_find_rows(str(data), split))
+    head, kind = _look(rows, str(data), kinds, _Renames(columns or {}))
+    return kind, _load(chain(head, rows), str(data), kind, columns, on_bad_row=on_bad_row, limit=limit)
+
+
+def _look(
+    rows: Iterator[RawRow | BadRow], source: str, kinds: Sequence[Kind], renames: _Renames
+) -> tuple[list[RawRow | BadRow], Kind]:
+    """The first rows, and the kind that they are of; where none of them can be used, the one that some begin to be."""
+    whole = [kind for kind in kinds if kind != "prompt"]
+    head: list[RawRow | BadRow] = []
+    usable, begun = Counter[Kind](), Counter[Kind]()
+    for row in rows:
+        head.append(row)
+        for kind in kinds:
+            why = _why_not(row, kind, renames)
+            usable[kind] += why is None
+            begun[kind] += why is None or bool(why.field)
+        if len(head) >= 10 * _LOOKED_AT or max(usable[kind] for kind in whole) >= _LOOKED_AT:
+            break
+    if head and not any(begun.values()) and all(isinstance(row, RawRow) for row in head):
+        renames.check(source)
+        raise _no_known_shape(head, kinds)
+    found = usable if any(usable.values()) else begun
+    return head, max(whole if any(found[kind] for kind in whole) else kinds, key=lambda kind: found[kind])
+
+
+def _why_not(row: RawRow | BadRow, kind: Kind, renames: _Renames) -> RowError | None:
+    """Why a row can't be of that kind, if so; with no field where it has nothing of the kind's columns."""
+    if isinstance(row, BadRow):
+        return RowError("", row.why)
+    try:
+        example_from_row(renames.apply(row), row.origin, kind)
+    except RowError as error:
+        return error
+    return None
+
+
+def _no_known_shape(head: Sequence[RawRow | BadRow], kinds: Sequence[Kind]) -> DataError:
+    first = head[0]
+    has = names_of(first.values) if isinstance(first, RawRow) else "nothing"
+    understood = "; or ".join(f"{kind} data: {UNDERSTOOD[kind]}" for kind in kinds)
+    return DataError(
+        f"no row is of a known shape: the first has {has}",
+        where=str(first.origin),
+        fix=f"a row holds {understood}. Columns of other names can be mapped (--map old=new)",
+    )
+
+
+def _load(
+    rows: Iterable[RawRow | BadRow],
+    source: str,
+    kind: Kind,
+    columns: Mapping[str, str] | None,
+    *,
+    on_bad_row: Literal["error", "skip"],
+    limit: int | None,
+    margin: str | None = None,
+) -> LoadedData:
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}", fix="leave limit away to read everything")
     renames = _Renames(columns or {})
     examples: list[Example] = []
     bad_rows: list[BadRow] = []
     shapes: Counter[str] = Counter()
-    for row in _find_rows(str(data), split):
+    for row in rows:
         if isinstance(row, BadRow):
             bad_rows.append(row)
             continue
         try:
             example, shape = example_from_row(renames.apply(row), row.origin, kind)
+            example = example if margin is None else with_margin(example, margin)
         except RowError as error:
             bad_rows.append(BadRow(row.origin, error.field, error.why))
             continue
@@ -108,8 +200,8 @@ def load_examples(
         shapes[shape] += 1
         if limit is not None and len(examples) == limit:
             break
-    renames.check(str(data))
-    loaded = LoadedData(examples, bad_rows, len(examples) + len(bad_rows), str(data), dict(shapes))
+    renames.check(source)
+    loaded = LoadedData(examples, bad_rows, len(examples) + len(bad_rows), source, dict(shapes))
     _check_loaded(loaded, kind, on_bad_row)
     return loaded
 

@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from burnish.config import suggest
-from burnish.errors import DataError
+from burnish.errors import DataError, suggest
 from burnish.evaluation import text as prose
 from burnish.evaluation.answers import Answer, Verdict, accept, reject, says_something, stops
 

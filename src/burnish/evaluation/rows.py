@@ -15,9 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from burnish.config import suggest
 from burnish.data.examples import Message
-from burnish.errors import ConfigError, DataError
+from burnish.errors import ConfigError, DataError, suggest
 from burnish.evaluation.format import Constraint, parse_constraints
 
 BEHAVIOUR_NAMES = ("answers", "format", "harm", "lookalike", "abstain", "answerable", "topic")

@@ -9,7 +9,6 @@ documentation are made from them.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -19,6 +18,8 @@ from typing import Any, get_type_hints
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from burnish.errors import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,10 @@ def make_loss(spec: Mapping[str, Any]) -> Callable[[PairLogps], Tensor]:
     name = str(options.pop("name", "sigmoid"))
     entry = PREFERENCE_LOSSES.get(name)
     if entry is None:
-        raise ValueError(f"unknown loss {name!r}{_closest(name, list(PREFERENCE_LOSSES))}; known: {_known()}")
+        raise ValueError(f"unknown loss {name!r}{suggest(name, PREFERENCE_LOSSES)}; known: {_known()}")
     for key, value in options.items():
         if key not in entry.options:
-            raise ValueError(f"loss {name!r} has no option {key!r}{_closest(key, list(entry.options))}")
+            raise ValueError(f"loss {name!r} has no option {key!r}{suggest(key, entry.options)}")
         kind = entry.options[key][0]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             options[key] = value = float(value)
@@ -120,11 +121,6 @@ def make_loss(spec: Mapping[str, Any]) -> Callable[[PairLogps], Tensor]:
     nothing = torch.zeros(1)
     entry.function(PairLogps(*[nothing] * 6), **options)  # a value of nonsense raises here, not in the first step
     return lambda pairs: entry.function(pairs, **options)
-
-
-def _closest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _known() -> str:

@@ -291,6 +291,17 @@ def _embedding_path(model: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is embedding)
 
 
+def has_head(directory: Path) -> bool:
+    """Whether an adapter's files hold a scalar head: a reward model's or a critic's. No, where they can't be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(directory / WEIGHTS_FILE, framework="pt") as file:
+            return _HEAD_TENSOR in file.keys()  # noqa: SIM118 -- a safetensors file is no mapping
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_base_name(directory: Path) -> str | None:
     """`base_model_name_or_path` of an adapter directory, or none."""
     values = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))

@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish.config import suggest
-from burnish.errors import ModelError
+from burnish.errors import ModelError, suggest
 from burnish.models.gguf import Echo, ModelFacts, convert_gguf
 
 MANIFEST = "burnish_catalog.json"

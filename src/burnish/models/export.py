@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import AdapterError
+from burnish.models.heads import score
 from burnish.models.lora import LoRALinear, TokenRowsEmbedding, lora_layers, token_rows_of
 from burnish.models.roles import Backbone
 
@@ -22,10 +23,10 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 4e-2, to
 
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """Evidence that a merge did what it should, over the logits of a few probe positions.
+    """Evidence that a merge did what it should, over the logits (a reward model's scores) at a few probe positions.
 
     Attributes:
-        error: root mean square of (merged - adapter) logits, over that of the adapter's.
+        error: root mean square of (merged - adapter) logits or scores, over that of the adapter's.
         effect: the same of (adapter - base): what the adapter changes.
         tolerance: the most that `error` may be in this dtype.
     """
@@ -36,7 +37,7 @@ class MergeCheck:
 
 
 @torch.no_grad()
-def merge(backbone: Backbone, adapter: str, probes: list[list[int]]) -> MergeCheck:
+def merge(backbone: Backbone, adapter: str, probes: list[list[int]], *, head: Tensor | None = None) -> MergeCheck:
     """Merge an adapter into its backbone's weights, in place, and verify it.
 
     All the model's adapters are gone afterwards, and its layers are plain again.
@@ -44,30 +45,33 @@ def merge(backbone: Backbone, adapter: str, probes: list[list[int]]) -> MergeChe
     Args:
         backbone: the model; its weights change.
         adapter: the adapter to merge.
-        probes: token ids of a few texts to compare logits on.
+        probes: token ids of a few texts to compare on.
+        head: (1, D) of a reward model: its scores are compared in place of logits, the merged ones with the head
+            rounded as the weights are, as it will be written.
 
     Raises:
-        AdapterError: when the merged logits are not the adapter's, or are the base's: the merge had no effect. The
-            model must not be used then.
+        AdapterError: when the merged logits or scores are not the adapter's, or are the base's: the merge had no
+            effect. The model must not be used then.
     """
-    model = backbone.model
-    base_logits = _probe(backbone, None, probes)
-    adapter_logits = _probe(backbone, adapter, probes)
+    model, what = backbone.model, "logits" if head is None else "scores"
+    base = _probe(backbone, None, probes, head)
+    adapted = _probe(backbone, adapter, probes, head)
     for path, layer in list(lora_layers(model)):
         if adapter in layer.configs:
             _merge_layer(path, layer, adapter)
         _put(model, path, layer.base)
     _merge_token_rows(model, adapter)
-    check = _compare(base_logits, adapter_logits, _probe(backbone, None, probes), backbone.compute_dtype)
+    written = None if head is None else head.to(next(model.parameters()).dtype).to(head.dtype)
+    check = _compare(base, adapted, _probe(backbone, None, probes, written), backbone.compute_dtype)
     if check.effect <= 0.01 * check.tolerance:
         raise AdapterError(
-            "the adapter changes nothing: its logits are the base's, but for rounding",
+            f"the adapter changes nothing: its {what} are the base's, but for rounding",
             where=adapter,
             fix="was it trained? An adapter starts with B = 0",
         )
     if not check.error <= check.tolerance or check.error > 0.5 * check.effect:
         raise AdapterError(
-            f"the merged model is not the adapted one: relative logit error {check.error:.2e}, allowed "
+            f"the merged model is not the adapted one: relative error of its {what} {check.error:.2e}, allowed "
             f"{check.tolerance:.0e}; the adapter's own effect is {check.effect:.2e}",
             where=adapter,
             fix="merge in a wider dtype (--dtype float32)",
@@ -86,15 +90,15 @@ def _merge_layer(path: str, layer: LoRALinear, adapter: str) -> None:
         raise AdapterError("the merged weight is not the base's plus the adapter's", where=path)
 
 
-def _probe(backbone: Backbone, adapter: str | None, probes: list[list[int]]) -> Tensor:
-    """(positions, V) logits in float32 or wider after every probe token."""
+def _probe(backbone: Backbone, adapter: str | None, probes: list[list[int]], scalar: Tensor | None) -> Tensor:
+    """(positions, V) logits, or (positions,) scores by a scalar head, in float32 or wider after every probe token."""
     role = backbone.role(adapter)
     dtype = torch.float64 if backbone.compute_dtype == torch.float64 else torch.float32
     found = []
     for ids in probes:
         batch = collate([PromptGroup(tuple(ids[:1]), (Response.full(ids[1:]),))], layout=backbone.layout)
         hidden = backbone.hidden_states(batch.to(backbone.device), role.route())[0]
-        found.append(role.head().logits(hidden).to(dtype))
+        found.append(role.head().logits(hidden).to(dtype) if scalar is None else score(hidden, scalar))
     return torch.cat(found)
 
 

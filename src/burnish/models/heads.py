@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from burnish.data.groups import GroupBatch
 from burnish.models.adapters import HEAD
-from burnish.models.roles import Backbone, Role
+from burnish.models.roles import Backbone, Role, hidden_of
 
 
 def new_head(backbone: Backbone, *, seed: int) -> nn.Parameter:
@@ -54,12 +54,24 @@ class Scorer:
 
     def features(self, batch: GroupBatch, *, dropout: bool = False) -> Tensor:
         """(R, D) hidden states at each response's last token, the one that ends the turn."""
-        hidden = self.role.backbone.hidden_states(batch, self.role.route(dropout=dropout))
-        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.last_positions)
+        return _at_last_tokens(self.role.backbone.hidden_states(batch, self.role.route(dropout=dropout)), batch)
 
     def scores(self, batch: GroupBatch, *, dropout: bool = False) -> Tensor:
         """(R,) the responses' scores."""
         return score(self.features(batch, dropout=dropout), self.head)
+
+
+def scores_of(scorers: Sequence[Scorer], batch: GroupBatch) -> Tensor:
+    """(scorers, R) the responses' scores by each; scorers on one backbone share a pass over it."""
+    hidden = hidden_of([scorer.role for scorer in scorers], batch)
+    return torch.stack(
+        [score(_at_last_tokens(own, batch), scorer.head) for own, scorer in zip(hidden, scorers, strict=True)]
+    )
+
+
+def _at_last_tokens(hidden: Tensor, batch: GroupBatch) -> Tensor:
+    """(R, D) of (B, T, D) at each response's last token."""
+    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.last_positions)
 
 
 def ensemble_score(scores: Tensor, rule: str = "mean", *, spread_penalty: float = 1.0) -> Tensor:

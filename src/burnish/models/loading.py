@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from burnish.config import suggest
-from burnish.errors import ModelError
+from burnish.errors import ModelError, suggest
 from burnish.models.catalog import CATALOG, materialise
 from burnish.models.directory import (
     ADAPTER_CONFIG,

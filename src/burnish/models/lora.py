@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.config import suggest
-from burnish.errors import AdapterError, ModelError
+from burnish.errors import AdapterError, ModelError, suggest
 from burnish.models.config import ALL_LINEAR, LoRAConfig
 from burnish.models.lowrank import Span, lora_linear
 from burnish.models.routing import Route, current_route
@@ -71,20 +70,22 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         route = current_route()
-        here = [(rows, name) for rows, name in _rows_of_parts(x, route) if name is not None and name in self.configs]
-        if not here:
-            result: Tensor = self.base(x)
-            return result
         spans: list[Span] = []
         parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        positions = x.shape[:-1].numel() // x.shape[0] if len(route.parts) > 1 else 1
-        for rows, name in here:
+        for rows, name in _rows_of_parts(x, route):
+            if name is None or name not in self.configs:
+                continue
             config, keep = self.configs[name], None
             if route.dropout and config.dropout > 0.0:
                 keep = F.dropout(torch.ones_like(x if rows is None else x[rows]), config.dropout)
-            flat = None if rows is None else slice(rows.start * positions, rows.stop * positions)
-            spans.append((flat, config.scale))
+            if rows is not None:
+                positions = x.shape[1:-1].numel()
+                rows = slice(rows.start * positions, rows.stop * positions)
+            spans.append((rows, config.scale))
             parts.append((self.lora_a[name], self.lora_b[name], keep))
+        if not parts:
+            result: Tensor = self.base(x)
+            return result
         # Under autocast a weight may be wider than its input; the product is then of the weight's width.
         with torch.autocast(x.device.type, enabled=False):
             return lora_linear(x.to(self.weight.dtype), self.weight, self.bias, tuple(spans), parts)

@@ -45,24 +45,29 @@ class _LoRAFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spans: tuple[Span, ...], *tensors: Tensor | None
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spans: tuple[Span, ...], *tensors: Any
     ) -> Tensor:
+        needs = ctx.needs_input_grad  # 4 + 3 i: A of part i, then its B
+        need_x, any_a, saved = needs[0], False, []
         flat = x.reshape(-1, x.shape[-1])
         y = F.linear(flat, weight, bias)
-        need_x, saved, any_a = ctx.needs_input_grad[0], [], False
-        for i, (rows, scale) in enumerate(spans):
-            a, b, keep = _part(tensors, i)
-            need_a, need_b = _needs(ctx, i)
+        at = 0
+        for rows, scale in spans:  # no calls in here: decoding comes by for every layer and token
+            a, b, keep = tensors[at : at + 3]
+            need_a, need_b = needs[at + 4], needs[at + 5]
             a, b = a.to(weight.dtype), b.to(weight.dtype)
-            inner = _masked(_of(flat, rows), keep) @ a.T
-            _of(y, rows).addmm_(inner, b.T, alpha=scale)
+            own, out = (flat, y) if rows is None else (flat[rows], y[rows])
+            inner = (own if keep is None else own * keep.reshape(own.shape)) @ a.T
+            out.addmm_(inner, b.T, alpha=scale)
+            way_back = need_x or need_a
             saved += [
                 a if need_x else None,
-                b if need_x or need_a else None,
-                keep if need_x or need_a else None,
+                b if way_back else None,
+                keep if way_back else None,
                 inner if need_b else None,
             ]
             any_a = any_a or need_a
+            at += 3
         ctx.spans, ctx.shape = spans, x.shape
         ctx.save_for_backward(x if any_a else None, weight if need_x else None, *saved)
         return y.view(*x.shape[:-1], -1)
@@ -78,7 +83,7 @@ class _LoRAFunction(torch.autograd.Function):
         grads: list[Tensor | None] = []
         for i, (rows, scale) in enumerate(ctx.spans):
             a, b, keep, inner = saved[4 * i : 4 * i + 4]
-            need_a, need_b = _needs(ctx, i)
+            need_a, need_b = ctx.needs_input_grad[4 + 3 * i : 6 + 3 * i]
             own, grad_a, grad_b = _of(g, rows), None, None
             if grad_x is not None or need_a:
                 g_inner = own @ b
@@ -100,16 +105,3 @@ def _of(flat: Tensor, rows: slice | None) -> Tensor:
 
 def _masked(flat: Tensor, keep: Tensor | None) -> Tensor:
     return flat if keep is None else flat * keep.reshape(flat.shape)
-
-
-def _part(tensors: tuple[Tensor | None, ...], i: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    a, b, keep = tensors[3 * i : 3 * i + 3]
-    assert a is not None
-    assert b is not None
-    return a, b, keep
-
-
-def _needs(ctx: Any, i: int) -> tuple[bool, bool]:
-    """Whether the part's A and B ask for a gradient."""
-    a, b = ctx.needs_input_grad[4 + 3 * i : 6 + 3 * i]
-    return a, b

@@ -218,6 +218,15 @@ def is_reward_model(directory: Path) -> bool:
     return (directory / RECORD).is_file()
 
 
+def reward_members(directory: Path) -> list[Path]:
+    """The directories of a reward model's members: itself, where it is a single one.
+
+    Raises:
+        ModelError: not a reward model, or a member is missing.
+    """
+    return [directory / name for name in _read_record(directory)["members"]]
+
+
 def _read_record(directory: Path) -> dict[str, Any]:
     fix = "give the directory of a run of burnish reward, or its model/"
     if not is_reward_model(directory):

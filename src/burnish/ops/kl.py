@@ -6,13 +6,14 @@ samples is KL(pi || ref) in nats. (Schulman writes r = ref / pi, so that log r =
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from burnish.errors import suggest
 
 KLEstimator = Callable[[Tensor], Tensor]
 
@@ -71,8 +72,7 @@ def kl_estimator(name: str) -> KLEstimator:
         ValueError: for an unknown name; with the closest known one.
     """
     if name not in KL_ESTIMATORS:
-        close = difflib.get_close_matches(name, KL_ESTIMATORS, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = suggest(name, KL_ESTIMATORS)
         raise ValueError(f"unknown KL estimator {name!r}{hint}; known: {', '.join(KL_ESTIMATORS)}")
     return KL_ESTIMATORS[name]
 

@@ -20,7 +20,7 @@ Legend: N tokens, V vocabulary, D hidden, M substituted rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +83,7 @@ class OutputHead:
             return self
         return replace(
             self,
-            bias=None if self.bias is None else self.bias.to(_accumulate_dtype(self.bias.dtype)) / temperature,
+            bias=None if self.bias is None else self.bias.to(accumulate_dtype(self.bias.dtype)) / temperature,
             scale=self.scale / temperature,
             softcap=None if self.softcap is None else self.softcap / temperature,
         )
@@ -122,7 +122,7 @@ def token_kl(hidden: Tensor, reference_hidden: Tensor, head: OutputHead, referen
     Returns:
         (N,) KL in nats.
     """
-    dtype = _accumulate_dtype(hidden.dtype)
+    dtype = accumulate_dtype(hidden.dtype)
     out = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
     step = max(1, 2**24 // head.weight.shape[0])
     for start in range(0, hidden.shape[0], step):
@@ -133,13 +133,15 @@ def token_kl(hidden: Tensor, reference_hidden: Tensor, head: OutputHead, referen
     return out
 
 
-def _token_slices(hidden: Tensor) -> Iterator[slice]:
+def token_slices(hidden: Tensor) -> Iterator[slice]:
+    """The tokens, a tile at a time."""
     step = TOKEN_TILE * (CUDA_FACTOR if hidden.is_cuda else 1)
     for start in range(0, hidden.shape[0], step):
         yield slice(start, start + step)
 
 
-def _accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums over the vocabulary are kept in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -158,12 +160,12 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> Tensor:
         need_hidden, need_rows = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
         need_weight = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        dtype = _accumulate_dtype(hidden.dtype)
-        tiles = _Tiles(weight, bias, rows, row_ids, scale, softcap)
+        dtype = accumulate_dtype(hidden.dtype)
+        tiles = Tiles(weight, bias, rows, row_ids, scale, softcap)
         logp = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         lse = torch.empty_like(logp)
         jacobian = torch.empty(hidden.shape, dtype=dtype, device=hidden.device) if need_hidden else None
-        for part in _token_slices(hidden):
+        for part in token_slices(hidden):
             gradient = None if jacobian is None else jacobian[part]
             logp[part], lse[part] = _logprobs_of_tile(hidden[part], targets[part], tiles, dtype, gradient)
         ctx.scale, ctx.softcap, ctx.dtype = scale, softcap, hidden.dtype
@@ -181,13 +183,21 @@ class _TokenLogprobs(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_hidden = (jacobian * grad.unsqueeze(1)).to(ctx.dtype)
         if any(ctx.needs_input_grad[i] for i in (1, 2, 3)):
-            tiles = _Tiles(weight, bias, rows, row_ids, ctx.scale, ctx.softcap)
-            grad_weight, grad_bias, grad_rows = _output_gradients(ctx, tiles, hidden, lse, targets, grad)
+            tiles = Tiles(weight, bias, rows, row_ids, ctx.scale, ctx.softcap)
+
+            def slopes(logits: Tensor, tile: Tile, part: slice) -> Tensor:
+                weights = -torch.exp(logits - lse[part].unsqueeze(1))
+                own = torch.zeros_like(weights)
+                tiles.set_targets(own, targets[part], tile, 1.0)
+                weights += own
+                return weights
+
+            grad_weight, grad_bias, grad_rows = output_gradients(ctx.needs_input_grad[1:4], tiles, hidden, grad, slopes)
         return grad_hidden, grad_weight, grad_bias, grad_rows, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     """Columns of the vocabulary: `columns` is their range in `weight`, or none for the substituted rows."""
 
     weight: Tensor
@@ -197,7 +207,7 @@ class _Tile:
     """Columns (within the tile) that the substituted rows stand for: they count there, not here."""
 
 
-class _Tiles:
+class Tiles:
     """The vocabulary as tiles, the substituted rows as one more tile."""
 
     def __init__(
@@ -212,7 +222,7 @@ class _Tiles:
         self.weight, self.bias, self.rows, self.row_ids = weight, bias, rows, row_ids
         self.scale, self.softcap = scale, softcap
 
-    def __iter__(self) -> Iterator[_Tile]:
+    def __iter__(self) -> Iterator[Tile]:
         step = VOCAB_TILE * (CUDA_FACTOR if self.weight.is_cuda else 1)
         for start in range(0, self.weight.shape[0], step):
             stop = min(start + step, self.weight.shape[0])
@@ -221,10 +231,10 @@ class _Tiles:
             if self.row_ids.numel():
                 inside = self.row_ids[(self.row_ids >= start) & (self.row_ids < stop)] - start
                 hidden_columns = inside if inside.numel() else None
-            yield _Tile(self.weight[start:stop], bias, range(start, stop), hidden_columns)
+            yield Tile(self.weight[start:stop], bias, range(start, stop), hidden_columns)
         if self.row_ids.numel():
             bias = None if self.bias is None else self.bias[self.row_ids]
-            yield _Tile(self.rows, bias, None, None)
+            yield Tile(self.rows, bias, None, None)
 
     def squash(self, logits: Tensor) -> Tensor:
         """The soft cap, where there is one."""
@@ -234,7 +244,7 @@ class _Tiles:
         """d logit / d (hidden . row) without the scale: f' of the soft cap at capped `logits`."""
         return None if self.softcap is None else 1.0 - (logits / self.softcap) ** 2
 
-    def logits(self, hidden: Tensor, tile: _Tile, dtype: torch.dtype) -> Tensor:
+    def logits(self, hidden: Tensor, tile: Tile, dtype: torch.dtype) -> Tensor:
         """(N, tile) logits in the accumulation dtype; columns that count elsewhere are -inf."""
         logits = (hidden @ tile.weight.to(hidden.dtype).T).to(dtype)
         if self.scale != 1.0:
@@ -246,7 +256,7 @@ class _Tiles:
             logits[:, tile.hidden_columns] = -torch.inf
         return logits
 
-    def set_targets(self, values: Tensor, targets: Tensor, tile: _Tile, value: float) -> None:
+    def set_targets(self, values: Tensor, targets: Tensor, tile: Tile, value: float) -> None:
         """Write `value` into `values` (N, tile) wherever a token's own target stands; without a device sync."""
         if tile.columns is None:
             values.masked_fill_(targets.unsqueeze(1) == self.row_ids, value)
@@ -279,7 +289,7 @@ class _Tiles:
 
 
 def _logprobs_of_tile(
-    hidden: Tensor, targets: Tensor, tiles: _Tiles, dtype: torch.dtype, jacobian: Tensor | None
+    hidden: Tensor, targets: Tensor, tiles: Tiles, dtype: torch.dtype, jacobian: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and logsumexp of up to TOKEN_TILE tokens; fills `jacobian` (n, D) with d log p / d hidden.
 
@@ -304,7 +314,7 @@ def _logprobs_of_tile(
             weights = p if slope is None else torch.where(p > 0, p * slope, 0.0)
             jacobian.mul_(shrink.unsqueeze(1))
             rows = tile.weight
-            columns = _columns_with_mass(p, total + torch.exp(target - new_highest), hidden)
+            columns = columns_with_mass(p, total + torch.exp(target - new_highest), hidden)
             if columns is not None:
                 weights, rows = weights[:, columns], rows[columns]
             jacobian.add_(weights.to(hidden.dtype) @ rows.to(hidden.dtype))
@@ -320,7 +330,7 @@ def _logprobs_of_tile(
     return target - lse, lse
 
 
-def _columns_with_mass(p: Tensor, total: Tensor, hidden: Tensor) -> Tensor | None:
+def columns_with_mass(p: Tensor, total: Tensor, hidden: Tensor) -> Tensor | None:
     """The columns of a tile that are not negligible for all of its tokens, or none where all are to be taken.
 
     Args:
@@ -335,11 +345,23 @@ def _columns_with_mass(p: Tensor, total: Tensor, hidden: Tensor) -> Tensor | Non
     return columns if 2 * columns.numel() < p.shape[1] else None
 
 
-def _output_gradients(
-    ctx: Any, tiles: _Tiles, hidden: Tensor, lse: Tensor, targets: Tensor, grad: Tensor
+def output_gradients(
+    needs: tuple[bool, bool, bool],
+    tiles: Tiles,
+    hidden: Tensor,
+    grad: Tensor,
+    slopes: Callable[[Tensor, Tile, slice], Tensor],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the output matrix, its bias and the substituted rows; logits are computed again by tile."""
-    _, need_weight, need_bias, need_rows = ctx.needs_input_grad[:4]
+    """Gradients of the output matrix, its bias and the substituted rows; logits are computed again by tile.
+
+    Args:
+        needs: which of the three are wanted.
+        tiles: the vocabulary.
+        hidden: (N, D) hidden states.
+        grad: (N,) the gradient that comes down to each token's result, in the accumulation dtype.
+        slopes: from (n, tile) logits of a tile and a part of the tokens to d result / d logit.
+    """
+    need_weight, need_bias, need_rows = needs
     grad_weight = torch.zeros_like(tiles.weight) if need_weight else None
     grad_bias = torch.zeros_like(tiles.bias) if need_bias and tiles.bias is not None else None
     grad_rows = torch.zeros_like(tiles.rows) if need_rows else None
@@ -347,12 +369,9 @@ def _output_gradients(
         substituted = tile.columns is None
         if not substituted and not (need_weight or need_bias):
             continue
-        for part in _token_slices(hidden):
-            logits = tiles.logits(hidden[part], tile, lse.dtype)
-            weights = -torch.exp(logits - lse[part].unsqueeze(1))
-            own = torch.zeros_like(weights)
-            tiles.set_targets(own, targets[part], tile, 1.0)
-            weights += own
+        for part in token_slices(hidden):
+            logits = tiles.logits(hidden[part], tile, grad.dtype)
+            weights = slopes(logits, tile, part)
             slope = tiles.slope(logits)
             if slope is not None:
                 weights = torch.where(torch.isneginf(logits), 0.0, weights * slope)

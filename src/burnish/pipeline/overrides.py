@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from burnish.config import parse_yaml, suggest
-from burnish.errors import ConfigError
+from burnish.config import parse_yaml
+from burnish.errors import ConfigError, suggest
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str]:

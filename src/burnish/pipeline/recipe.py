@@ -23,8 +23,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from burnish.config import Config, field_problems, read_yaml, suggest
-from burnish.errors import BurnishError, ConfigError
+from burnish.config import Config, field_problems, read_yaml
+from burnish.errors import BurnishError, ConfigError, suggest
 from burnish.models.catalog import CATALOG
 from burnish.models.loading import resolve_model
 from burnish.pipeline.kinds import KINDS, NAMES_FUNCTIONS, NAMES_MODELS, ReportConfig, StageKind
@@ -280,6 +280,10 @@ class _Reader:
             elif target not in names and not Path(target).expanduser().is_dir():
                 hint = suggest(target, rewards) or f"; reward models of the recipe: {', '.join(rewards) or 'none'}"
                 self.problems[place] = f"no stage, directory or function is called {target!r}{hint}"
+        for field in NAMES_FUNCTIONS:
+            file = (getattr(stage.config, field, None) or "").rpartition(":")[0]
+            if file.endswith(".py") and not Path(file).expanduser().is_file():
+                self.problems[f"stages.{stage.name}.{field}"] = f"no such file: {file}"
         if stage.start in rewards and stage.kind != "merge":
             self.problems[f"stages.{stage.name}.from"] = f"{stage.start!r} is a reward model, which does not speak"
         if isinstance(stage.config, ReportConfig):
@@ -298,15 +302,26 @@ class _Reader:
         return None
 
     def _check_cycles(self) -> None:
-        for name in self.stages:
-            path = [name]
-            while (start := self.stages[path[-1]].start or RAW) in self.stages:
-                path.append(start)
-                if start == name:
-                    self.problems[f"stages.{name}.from"] = f"the stages start from each other: {' <- '.join(path)}"
-                    return
-                if start in path[:-1]:
-                    break  # a cycle that this stage only leads into is reported at a stage of it
+        """Stages that wait for each other, through what they start from or what rewards them."""
+        for name, stage in self.stages.items():
+            if (path := self._way_back(name)) is not None:
+                settings = {stage.start or RAW: "from"} | {target: field for field, target in stage.rewards.items()}
+                field = "models" if isinstance(stage.config, ReportConfig) else settings[path[1]]
+                what = "the stages start from each other" if field == "from" else "the stages need each other"
+                self.problems[f"stages.{name}.{field}"] = f"{what}: {' <- '.join(path)}"
+                return
+
+    def _way_back(self, name: str) -> list[str] | None:
+        """The shortest way from a stage over what stages need back to itself, or none."""
+        ways, seen = [[name]], {name}
+        for way in ways:
+            for needed in self.stages[way[-1]].inputs:
+                if needed == name:
+                    return [*way, name]
+                if needed in self.stages and needed not in seen:
+                    seen.add(needed)
+                    ways.append([*way, needed])
+        return None
 
     def _check_adapter(self, stage: Stage, model: str) -> None:
         """A merge needs an adapter; a stage that goes on with one can't ask for another shape of it."""
@@ -370,7 +385,8 @@ def _located(config: Config, base: Path) -> Config:
     for name in NAMES_FUNCTIONS:
         if isinstance(value := getattr(config, name, None), str):
             path, colon, function = value.rpartition(":") if is_function(value) else (value, "", "")
-            found[name] = _located_path(path, base) + colon + function
+            is_module = bool(colon) and not path.endswith(".py")  # a folder of its name is not meant
+            found[name] = value if is_module else _located_path(path, base) + colon + function
     return config.model_copy(update=found)
 
 

@@ -239,11 +239,13 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
             load_suite(config.prompts, sample=config.sample, seed=config.seed, max_new_tokens=config.max_new_tokens)
         if not isinstance(config, TrainConfig) or kind is None:
             continue
-        sources = [(config.data, config.limit)]
+        sources = [(config.data, config.limit, config.split)]
         if isinstance(config.validation, str):
-            sources.append((config.validation, None))
-        for data, limit in sources:
-            read = load_examples(data, kind=kind, columns=config.map or None, on_bad_row=config.on_bad_row, limit=limit)
+            sources.append((config.validation, None, None))
+        for data, limit, split in sources:
+            read = load_examples(
+                data, kind=kind, on_bad_row=config.on_bad_row, limit=limit, split=split, **config.columns
+            )
             console.print(Text(f"  {planned.stage.name}: {len(read.examples):,} examples in {data}", style="dim"))
 
 

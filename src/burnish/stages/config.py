@@ -93,6 +93,11 @@ class TrainConfig(Config):
     trackers: tuple[Tracker, ...] = ()
     """Where metrics go besides metrics.jsonl."""
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Which columns of the data are what, as arguments of `load_examples`."""
+        return {"columns": self.map or None}
+
     @field_validator("trackers", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
@@ -144,6 +149,8 @@ class RewardConfig(TrainConfig):
     """The peak learning rate."""
     margin: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     """How far apart the scores of a pair should be at least."""
+    margin_column: str | None = None
+    """A column of the data (after `map`) with each pair's own margin, 0 or above, in place of `margin`."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
     """The share of the labels that is taken to be wrong."""
     centring: float = Field(0.01, ge=0.0, allow_inf_nan=False)
@@ -152,6 +159,17 @@ class RewardConfig(TrainConfig):
     """So many adapters with heads, an ensemble; each sees a bootstrap sample of the pairs in an order of its own."""
     holdout: bool = False
     """Keep the last member away from PPO, as the judge of over-optimisation."""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The same, and where the margins stand."""
+        return {**super().columns, "margin": self.margin_column}
+
+    @model_validator(mode="after")
+    def _one_margin(self) -> Self:
+        if self.margin_column is not None and self.margin:
+            raise ValueError("margin_column gives each pair a margin of its own: leave margin away")
+        return self
 
     @model_validator(mode="after")
     def _members_are_adapters(self) -> Self:
@@ -258,6 +276,9 @@ class PPOConfig(TrainConfig):
     kl_limit: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     """Nats per token between the policy and itself at the rollout's start at which the remaining updates of the rollout
     are left out."""
+    critic_head: Literal["reward", "zero"] = "reward"
+    """Where the critic's head starts: as the reward model's, or with values of 0. A reward model's head was never asked
+    within a response, so its first values there may be far off; zeros suit a run of few rollouts."""
     critic_warmup: int = Field(0, ge=0)
     """Rollouts at the beginning from which the critic alone learns, without clipping its values."""
     learning_rate: float = Field(2e-5, gt=0.0, le=1.0)

@@ -8,7 +8,7 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from burnish.models.fingerprint import digest, file_fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NAME = re.compile(r"[\w./~-]+:[A-Za-z_]\w*")
+_NAME = re.compile(r"(?:.+\.py|[\w./~-]+):[A-Za-z_]\w*")  # a file's path may hold spaces and all else
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,9 @@ class RewardFunction:
     def _ask(self, episodes: Episodes, places: Sequence[int]) -> Any:
         prompts = [episodes.prompts[i] for i in places]
         responses = [episodes.responses[i] for i in places]
-        if not self.takes_rows:
-            return self.call(prompts, responses)
-        return self.call(prompts, responses, [episodes.rows[i] for i in places])
+        more = [[episodes.rows[i] for i in places]] if self.takes_rows else []
+        found = self.call(prompts, responses, *more)
+        return list(found) if isinstance(found, Iterator) else found  # a generator fails only when it is read
 
     def _failed(self, episodes: Episodes, error: Exception) -> TrainingError:
         """Which prompt it fails on is found by asking for one after the other."""
@@ -178,13 +178,18 @@ def _import(name: str) -> Any:
             sys.path.insert(0, here)
         return importlib.import_module(name)
     path = Path(name).expanduser().resolve()
-    spec = importlib.util.spec_from_file_location(f"burnish_reward_{path.stem}", path)
+    unique = f"burnish_reward_{path.stem}_{digest([str(path)])[:8]}"
+    spec = importlib.util.spec_from_file_location(unique, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(path)
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))  # for what stands beside it
+    sys.modules[unique] = module  # dataclasses and pickle look a class's module up there
     try:
         spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[unique]
+        raise
     finally:
         sys.path.remove(str(path.parent))
     return module

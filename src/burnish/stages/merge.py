@@ -1,4 +1,7 @@
-"""Merging as a stage: an adapter goes into the weights of its base, and the result loads everywhere else."""
+"""Merging as a stage: an adapter goes into the weights of its base, and the result loads everywhere else.
+
+Of a language model's adapter that is a causal language model, of a reward model's a classifier with one label.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,18 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.text import Text
+from torch import Tensor, nn
 
 from burnish.data.chat import encode_prompt, resolve_template, stop_ids
 from burnish.data.examples import Message
 from burnish.errors import AdapterError, ConfigError, OutputDirError
 from burnish.files import atomic_directory, write_json
-from burnish.models.adapters import load_adapter
+from burnish.models.adapters import has_head, load_adapter, load_adapter_with_head
 from burnish.models.export import merge, write_model
+from burnish.models.heads import Scorer
 from burnish.models.loading import LoadedModel, load_model, resolve_model
 from burnish.models.placement import DTYPES
+from burnish.models.reward import is_reward_model, reward_members, write_reward_model
 from burnish.models.roles import Backbone
 from burnish.stages.run import model_of
 from burnish.stages.setup import base_name
@@ -44,10 +50,12 @@ class MergeResult:
         adapter: what was merged.
         base: into what.
         dtype: of the merged weights.
-        error: root mean square of the logits' difference, merged against adapted, over that of the logits.
+        error: root mean square of the difference in `compared`, merged against adapted, over that of the adapted.
         effect: the same, adapted against base: what the adapter changes.
         tolerance: the most that `error` may be in this dtype.
-        stop_ids: the tokens at which the model's `generation_config.json` stops.
+        stop_ids: the tokens at which the model's `generation_config.json` stops; those that end a response, where the
+            model gives scores.
+        compared: what was compared: logits, or a reward model's scores.
     """
 
     out: Path
@@ -58,6 +66,7 @@ class MergeResult:
     effect: float
     tolerance: float
     stop_ids: tuple[int, ...]
+    compared: Literal["logits", "scores"] = "logits"
 
 
 def merge_model(
@@ -65,17 +74,19 @@ def merge_model(
 ) -> MergeResult:
     """Merge an adapter into its base and write a plain Hugging Face directory (safetensors, tokenizer, template).
 
-    The merge is verified before anything is written: on a few texts the merged logits must equal the adapter's within
-    the dtype's rounding, and differ from the base's.
+    The merge is verified before anything is written: on a few texts the merged logits (a reward model's scores) must
+    equal the adapter's within the dtype's rounding, and differ from the base's.
 
     Args:
-        model: an adapter's directory, a run's directory, or a hub id of an adapter.
+        model: an adapter's directory, a run's directory, or a hub id of an adapter; of a reward model with several
+            members the directory of one of them.
         out: where the merged model goes; must not exist, or be empty.
         dtype: of the merged weights.
         console: where the evidence is printed; standard error if not given.
 
     Raises:
-        AdapterError: when `model` is no adapter, does not fit its base, or the merge can't be verified.
+        AdapterError: when `model` is no adapter, an ensemble of them, does not fit its base, or the merge can't be
+            verified.
         ConfigError: when there is no such dtype.
         OutputDirError: when `out` holds something.
     """
@@ -83,14 +94,16 @@ def merge_model(
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}", where="dtype", fix=f"use one of: {', '.join(DTYPES)}")
     _check_out(out)
+    _refuse_ensemble(Path(model_of(model)))
     source = resolve_model(model_of(model))
     if source.kind in ("catalog", "directory"):
         raise _no_adapter(model)
     loaded = load_model(source, dtype=DTYPES[dtype], echo=lambda line: console.print(line, highlight=False))
-    if loaded.source.adapter is None:
+    if (adapter := loaded.source.adapter) is None:
         raise _no_adapter(model)
-    load_adapter(loaded.model, loaded.source.adapter, _ADAPTER)
-    check = merge(Backbone(loaded.model), _ADAPTER, _probe_ids(loaded))
+    head = _load(loaded, adapter)
+    backbone = Backbone(loaded.model)
+    check = merge(backbone, _ADAPTER, _probe_ids(loaded), head=head)
     result = MergeResult(
         out=out,
         adapter=loaded.source.id,
@@ -100,12 +113,29 @@ def merge_model(
         effect=check.effect,
         tolerance=check.tolerance,
         stop_ids=_stop_ids(loaded.tokenizer),
+        compared="logits" if head is None else "scores",
     )
     with atomic_directory(out, replace=True) as temporary:
-        write_model(loaded.model, loaded.tokenizer, temporary, stop_ids=list(result.stop_ids))
+        if head is None:
+            write_model(loaded.model, loaded.tokenizer, temporary, stop_ids=list(result.stop_ids))
+        else:
+            _write_scorer(Scorer(backbone.role(), nn.Parameter(head, requires_grad=False)), loaded, temporary, result)
         write_json(temporary / EVIDENCE, {**asdict(result), "out": str(out)})
     print_evidence(result, console)
     return result
+
+
+def _load(loaded: LoadedModel, adapter: Path) -> Tensor | None:
+    """Put the adapter into the model; its scalar head, if it has one."""
+    if has_head(adapter):
+        return load_adapter_with_head(loaded.model, adapter, _ADAPTER).float()
+    load_adapter(loaded.model, adapter, _ADAPTER)
+    return None
+
+
+def _write_scorer(scorer: Scorer, loaded: LoadedModel, directory: Path, result: MergeResult) -> None:
+    dtype = DTYPES[result.dtype]
+    write_reward_model([scorer], directory, tokenizer=loaded.tokenizer, base=result.base, dtype=dtype, holdout=False)
 
 
 def print_evidence(result: MergeResult, console: Console) -> None:
@@ -113,7 +143,7 @@ def print_evidence(result: MergeResult, console: Console) -> None:
     console.print(Text(f"merged {_short(result.adapter)} into {_short(result.base)}, {result.dtype}"))
     console.print(
         Text(
-            f"verified on logits: merged differs from adapted by {result.error:.2%} (rounding; "
+            f"verified on {result.compared}: merged differs from adapted by {result.error:.2%} (rounding; "
             f"{result.tolerance:.2%} allowed), adapted from base by {result.effect:.1%}"
         )
     )
@@ -131,6 +161,19 @@ def _check_out(out: Path) -> None:
             "the output directory is not empty" if out.is_dir() else "the output is a file, not a directory",
             where=str(out),
             fix="choose another --out; nothing in it was touched",
+        )
+
+
+def _refuse_ensemble(directory: Path) -> None:
+    """Members that share a backbone as adapters would each need a model of their own."""
+    if not is_reward_model(directory):
+        return
+    members = reward_members(directory)
+    if len(members) > 1:
+        raise AdapterError(
+            f"an ensemble of {len(members)} reward models does not merge into one model",
+            where=str(directory),
+            fix=f"merge a member: one of {', '.join(map(str, members))}",
         )
 
 

@@ -42,6 +42,7 @@ from burnish.stages.ppo_roles import Cast, load_cast
 from burnish.stages.ppo_rollout import (
     Rollout,
     Sampled,
+    laid_out_for,
     make_rollout,
     read_responses,
     rows_of,
@@ -195,7 +196,7 @@ class Stage:
         policy, critic = self.cast.policy, self.cast.critic
         roles = [*([] if warming else [policy]), *([] if critic is None else [critic.role])]
         for together in self._passes(roles, members):
-            for micro, batch in batches(policy.backbone, members, config.micro_batch_tokens // len(together)):
+            for micro, batch in batches(laid_out_for(together), members, config.micro_batch_tokens // len(together)):
                 rows, losses = rows_of(micro), []
                 for role, states in zip(together, hidden_of(together, batch), strict=True):
                     hidden = states.reshape(-1, states.shape[-1]).index_select(0, batch.predictors)

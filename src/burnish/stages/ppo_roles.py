@@ -161,7 +161,7 @@ def _reward_model(name: str, ground: Ground, home: Backbone | None, console: Con
 
 
 def _critic(config: PPOConfig, ground: Ground, scorers: Sequence[Scorer], console: Console) -> Scorer:
-    """The critic: a copy of the reward model (its first member), or the starting model with a head of zeros.
+    """The critic: a copy of the reward model's first member, or of the starting model where a function rewards.
 
     Huang et al. 2024, arXiv:2403.17031, section 3.2: the value network starts as the reward model.
     """
@@ -178,7 +178,8 @@ def _critic(config: PPOConfig, ground: Ground, scorers: Sequence[Scorer], consol
     role = backbone.role(CRITIC)
     for parameter in role.parameters().values():
         parameter.requires_grad_(True)
-    return Scorer(role, _zero_head(backbone) if first is None else nn.Parameter(first.head.detach().clone()))
+    as_reward = first is not None and config.critic_head == "reward"
+    return Scorer(role, nn.Parameter(first.head.detach().clone()) if as_reward and first else _zero_head(backbone))
 
 
 def _whole_critic(config: PPOConfig, ground: Ground, console: Console) -> Scorer:
@@ -194,6 +195,8 @@ def _whole_critic(config: PPOConfig, ground: Ground, console: Console) -> Scorer
         if first.role.adapter is not None:
             merge(found.backbone, first.role.adapter, [found.tokenizer(MERGE_PROBE)["input_ids"]])
         head = nn.Parameter(first.head.detach().clone())
+        if config.critic_head == "zero":
+            head = _zero_head(found.backbone)
         backbone = Backbone(found.backbone.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
     backbone.model.requires_grad_(True)
     return Scorer(backbone.role(None), head)

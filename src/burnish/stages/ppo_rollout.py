@@ -14,7 +14,7 @@ from torch import Tensor
 
 from burnish.data.groups import PromptGroup, Response
 from burnish.models.heads import Scorer, score
-from burnish.models.roles import Role, hidden_of
+from burnish.models.roles import Backbone, Role, hidden_of
 from burnish.ops.advantages import gae, grpo, rloo
 from burnish.ops.kl import k1, kl_estimator
 from burnish.ops.logprobs import token_logprobs
@@ -117,6 +117,11 @@ class Reading:
     scores: Tensor
 
 
+def laid_out_for(roles: Sequence[Role]) -> Backbone:
+    """The backbone whose layout all the roles can read: one that wants a row a response, if there is one."""
+    return next((role.backbone for role in roles if role.backbone.layout == "rows"), roles[0].backbone)
+
+
 @torch.no_grad()
 def read_responses(
     sampled: Sampled,
@@ -143,7 +148,7 @@ def read_responses(
     scores = torch.zeros(len(scorers), sampled.mask.shape[0])
     if not roles:
         return Reading(logprobs, values, scores)
-    for micro, batch in batches(roles[0].backbone, sampled.groups, tokens // len(roles)):
+    for micro, batch in batches(laid_out_for(roles), sampled.groups, tokens // len(roles)):
         hidden = [states.reshape(-1, states.shape[-1]) for states in hidden_of(roles, batch)]
         rows = rows_of(micro)
         for number, role in enumerate(speakers):
@@ -268,7 +273,8 @@ def make_rollout(
     values = reading.values[0] if len(reading.values) else torch.zeros_like(rewards)
     if config.advantage == "gae":
         raw, returns = gae(rewards, values, mask, config.gamma, config.lam)
-        advantages = masked_whiten(raw, mask) if config.whiten else raw
+        # A last rollout may be one prompt, answered by one token: nothing to be scaled by.
+        advantages = masked_whiten(raw, mask) if config.whiten and int(mask.sum()) > 1 else raw
     else:
         group_of = torch.arange(len(scores)) // sampled.k
         compare = rloo if config.advantage == "rloo" else grpo

@@ -29,6 +29,7 @@ from burnish.stages.loop import Step, TrainingLoop
 from burnish.stages.progress import Progress
 from burnish.stages.reward_evidence import EVALUATION, held_out_evaluation, show_evaluation
 from burnish.stages.run import Run, RunResult
+from burnish.stages.score import score_groups
 from burnish.stages.setup import (
     Ground,
     TrainingData,
@@ -76,7 +77,8 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
             resumed_from = loop.resumed_from
         found = None
         if groups.validation:
-            scores = together_scores(held_out_scores(members, groups.validation, read), config)
+            scores = held_out_scores(members, groups.validation, read, config.micro_batch_tokens)
+            scores = together_scores(scores, config)
             found = held_out_evaluation(ground, groups, scores, seed=config.seed)
             metrics |= {"held_out_accuracy": asdict(found.accuracy.interval) | {"value": found.accuracy.value}}
             show_evaluation(found, console)
@@ -147,18 +149,19 @@ def _member_step(
 ) -> None:
     """One member's part of an optimiser step. Its gradient reaches nobody else; `share` makes the loss a mean."""
     for scores, pairs, tokens in read(member, examples, False, True):
-        losses = pair_losses(scores, config)
+        losses = pair_losses(scores, pairs, config)
         origins = [pair.origin for pair in pairs]
         step.backward(losses.sum() * (share / len(examples)), tokens=tokens, origins=origins)
         step.add(**pair_metrics(scores, share / len(examples)))
 
 
-def pair_losses(scores: Tensor, config: RewardConfig) -> Tensor:
-    """(P,) losses of (2 P,) scores, chosen and rejected of each pair in turn."""
+def pair_losses(scores: Tensor, pairs: Sequence[PromptGroup], config: RewardConfig) -> Tensor:
+    """(P,) losses of (2 P,) scores, chosen and rejected of each of the P pairs in turn."""
+    own = None if config.margin_column is None else [pair.margin for pair in pairs]
     return bradley_terry(
         scores[0::2],
         scores[1::2],
-        margin=config.margin,
+        margin=config.margin if own is None else torch.tensor(own, dtype=scores.dtype, device=scores.device),
         label_smoothing=config.label_smoothing,
         centring=config.centring,
     )
@@ -182,8 +185,8 @@ def validate_reward(
     their mean score (`ensemble_accuracy`; without the member that is held back). Empty without pairs."""
     if not groups:
         return {}
-    scores = held_out_scores(members, groups, read)
-    totals = {"loss": float(pair_losses(scores.reshape(-1), config).mean())}
+    scores = held_out_scores(members, groups, read, config.micro_batch_tokens)
+    totals = {"loss": float(pair_losses(scores.reshape(-1), [*groups] * len(members), config).mean())}
     totals |= pair_metrics(scores.reshape(-1), 1.0 / (len(members) * len(groups)))
     if len(members) > 1:
         together = together_scores(scores, config)
@@ -192,12 +195,13 @@ def validate_reward(
 
 
 @torch.no_grad()
-def held_out_scores(members: Sequence[Member], groups: Sequence[PromptGroup], read: Read) -> Tensor:
+def held_out_scores(members: Sequence[Member], groups: Sequence[PromptGroup], read: Read, tokens: int) -> Tensor:
     """(members, pairs, 2) scores of held-out chosen and rejected, in the order of `groups`, float64."""
-    out = torch.zeros(len(members), len(groups), 2, dtype=torch.float64)
-    for number, member in enumerate(members):
-        for scores, pairs, _ in read(member, groups, True, False):
-            out[number, [pair.index for pair in pairs]] = scores.reshape(-1, 2).double().cpu()
+    if len(members) > 1:  # adapters of one backbone, over the same pairs: they share each pass
+        return score_groups([member.scorer for member in members], groups, tokens).double()
+    out = torch.zeros(1, len(groups), 2, dtype=torch.float64)
+    for scores, pairs, _ in read(members[0], groups, True, False):
+        out[0, [pair.index for pair in pairs]] = scores.reshape(-1, 2).double().cpu()
     return out
 
 

@@ -11,20 +11,21 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from burnish.data.chat import encode_example
+from burnish.data.chat import encode_examples
+from burnish.data.examples import Kind
 from burnish.data.groups import PromptGroup
-from burnish.data.sources import LoadedData, load_examples
+from burnish.data.sources import load_as_one_of
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_write
 from burnish.models.config import Precision
-from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score
+from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score, scores_of
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.models.reward import RewardModel, load_reward_model
 from burnish.stages.batches import batches
 from burnish.stages.progress import Progress
 from burnish.stages.run import model_of
 
-ScoreKind = Literal["sft", "preference"]
+_KINDS: tuple[Kind, ...] = ("preference", "sft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Scored:
         out: the file that was written, or none.
     """
 
-    kind: ScoreKind
+    kind: Kind
     scores: torch.Tensor
     members: torch.Tensor
     origins: tuple[str, ...]
@@ -95,16 +96,14 @@ def score_data(
         raise ConfigError(f"unknown rule {rule!r}", where="rule", fix=f"use one of: {', '.join(ENSEMBLE_RULES)}")
     if out is not None and out.exists():
         raise OutputDirError("the output file exists", where=str(out), fix="choose another --out; nothing was touched")
-    kind, loaded = _load(data, columns, split, limit, on_bad_row)
+    kind, loaded = load_as_one_of(data, kinds=_KINDS, columns=columns, on_bad_row=on_bad_row, limit=limit, split=split)
     if loaded.bad_rows:
         console.print(loaded.summary(), highlight=False, markup=False)
     place = pick_device(device)
     reward = load_reward_model(
         Path(model_of(model)), dtype=pick_dtype(dtype, place), device=place, echo=lambda line: console.print(line)
     )
-    encoded = [
-        encode_example(reward.template, reward.tokenizer, example, index=i) for i, example in enumerate(loaded.examples)
-    ]
+    encoded = encode_examples(reward.template, reward.tokenizer, loaded.examples)
     _check_lengths(encoded, reward)
     scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
     with Progress("score", console) as progress:
@@ -121,35 +120,16 @@ def score_data(
 def score_groups(
     scorers: Sequence[Scorer], groups: Sequence[PromptGroup], tokens: int, progress: Progress | None = None
 ) -> torch.Tensor:
-    """(scorers, groups, responses of each) scores of groups that have equally many responses."""
+    """(scorers, groups, responses of each) scores of groups that have equally many responses.
+
+    The scorers share each pass, over the rows once for each: the budget of `tokens` holds for all these rows together.
+    """
     out = torch.empty(len(scorers), len(groups), len(groups[0].responses))
     order = {id(group): place for place, group in enumerate(groups)}
-    for micro, batch in batches(scorers[0].role.backbone, groups, tokens, progress):
+    for micro, batch in batches(scorers[0].role.backbone, groups, tokens // len(scorers), progress):
         places = [order[id(group)] for group in micro]
-        for number, scorer in enumerate(scorers):
-            out[number, places] = scorer.scores(batch).float().cpu().reshape(len(micro), -1)
+        out[:, places] = scores_of(scorers, batch).float().cpu().reshape(len(scorers), len(micro), -1)
     return out
-
-
-def _load(
-    data: str,
-    columns: dict[str, str] | None,
-    split: str | None,
-    limit: int | None,
-    on_bad_row: Literal["error", "skip"],
-) -> tuple[ScoreKind, LoadedData]:
-    """Pairs if the rows are pairs, else single responses; the error of the likelier reading if they are neither."""
-
-    def read(kind: ScoreKind) -> LoadedData:
-        return load_examples(data, kind=kind, columns=columns, on_bad_row=on_bad_row, limit=limit, split=split)
-
-    try:
-        return "preference", read("preference")
-    except DataError as as_pairs:
-        try:
-            return "sft", read("sft")
-        except DataError as as_single:
-            raise (as_single if "no known shape" in str(as_pairs) else as_pairs) from None
 
 
 def _check_lengths(groups: Sequence[PromptGroup], reward: RewardModel) -> None:

@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 
 from burnish.data.batching import split
-from burnish.data.chat import encode_example, install_template, resolve_template, stop_ids
+from burnish.data.chat import encode_examples, install_template, resolve_template, stop_ids
 from burnish.data.groups import PromptGroup
 from burnish.data.preflight import preflight
 from burnish.data.show import show_report
-from burnish.data.sources import Example, Kind, LoadedData, load_examples
+from burnish.data.sources import Kind, LoadedData, load_examples
 from burnish.data.templates import ChatTemplate
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_directory
@@ -157,7 +157,7 @@ def read_data(config: TrainConfig, kind: Kind, console: Console) -> tuple[Loaded
 
     def read(data: str, limit: int | None, split: str | None) -> LoadedData:
         loaded = load_examples(
-            data, kind=kind, columns=config.map or None, on_bad_row=config.on_bad_row, limit=limit, split=split
+            data, kind=kind, on_bad_row=config.on_bad_row, limit=limit, split=split, **config.columns
         )
         if loaded.bad_rows:
             console.print(loaded.summary(), highlight=False, markup=False)
@@ -280,10 +280,10 @@ def encode_data(
         OutputDirError: when the run in this directory was started on other data.
     """
     loaded, held_out = data
-    groups = _encode(loaded.examples, ground)
-    n_train_file = len(groups)
-    if held_out is not None:
-        groups += _encode(held_out.examples, ground, first=n_train_file)
+    n_train_file = len(loaded.examples)
+    # In one list, numbered through: a held-out example is one whose number lies beyond the training file's.
+    examples = [*loaded.examples, *(held_out.examples if held_out is not None else ())]
+    groups = encode_examples(ground.template, ground.tokenizer, examples)
     backbone = ground.backbone
     report, kept = preflight(
         groups,
@@ -318,12 +318,6 @@ def encode_data(
     return TrainingData(_numbered(kept_train), _numbered(kept_held))
 
 
-def _encode(examples: Sequence[Example], ground: Ground, *, first: int = 0) -> list[PromptGroup]:
-    return [
-        encode_example(ground.template, ground.tokenizer, example, index=i) for i, example in enumerate(examples, first)
-    ]
-
-
 def _numbered(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
     return [replace(group, index=i) for i, group in enumerate(groups)]
 
@@ -335,10 +329,11 @@ def _trainable_tokens(policy: Role | None, tokenizer: Any) -> list[str]:
 
 
 def _fingerprint(groups: Sequence[PromptGroup]) -> str:
-    """A hash of every token and loss flag: what the model will be trained on, whatever file it came from."""
+    """A hash of every token, loss flag and margin: what the model will be trained on, whatever file it came from."""
     digest = hashlib.sha256()
     for group in groups:
-        digest.update(json.dumps([group.prompt, [(r.ids, r.loss) for r in group.responses]]).encode())
+        margin = [] if group.margin is None else [group.margin]
+        digest.update(json.dumps([group.prompt, [(r.ids, r.loss) for r in group.responses], *margin]).encode())
     return digest.hexdigest()
 
 

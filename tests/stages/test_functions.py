@@ -1,0 +1,131 @@
+"""Reward functions: found by their names, asked with what they want, and named with the prompt when they fail."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.errors import ConfigError, TrainingError
+from burnish.stages.functions import Episodes, function_fingerprint, is_function, load_function
+
+EPISODES = Episodes(
+    prompts=["How many?", "Which one?"],
+    responses=["four", "the first of them"],
+    rows=[{"answer": 4}, {"answer": 1}],
+    origins=["data.jsonl:1", "data.jsonl:2"],
+)
+
+
+def write(directory: Path, text: str, name: str = "mine.py") -> str:
+    path = directory / name
+    path.write_text(text)
+    return f"{path}:reward"
+
+
+def failure(directory: Path, text: str) -> TrainingError:
+    with pytest.raises(TrainingError) as caught:
+        load_function(write(directory, text), where="reward")(EPISODES)
+    return caught.value
+
+
+def test_a_file_s_function_gets_prompts_and_responses(tmp_path: Path) -> None:
+    text = "def reward(prompts, responses):\n    return [len(p) + 100 * len(r) for p, r in zip(prompts, responses)]\n"
+    found = load_function(write(tmp_path, text), where="reward")(EPISODES)
+    assert found.tolist() == [9 + 400, 10 + 1700]
+
+
+def test_rows_are_given_to_a_function_that_takes_them(tmp_path: Path) -> None:
+    text = "def reward(prompts, responses, rows):\n    return [row['answer'] for row in rows]\n"
+    assert load_function(write(tmp_path, text), where="reward")(EPISODES).tolist() == [4.0, 1.0]
+
+
+def test_a_module_is_found_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "def reward(prompts, responses):\n    return [1, 2]\n", "rewards_of_a_test.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_function("rewards_of_a_test:reward", where="reward")(EPISODES).tolist() == [1.0, 2.0]
+
+
+def test_what_stands_beside_a_file_can_be_imported_by_it(tmp_path: Path) -> None:
+    (tmp_path / "helper_of_a_test.py").write_text("VALUE = 3\n")
+    text = "from helper_of_a_test import VALUE\ndef reward(prompts, responses):\n    return [VALUE] * len(responses)\n"
+    assert load_function(write(tmp_path, text), where="reward")(EPISODES).tolist() == [3.0, 3.0]
+
+
+def test_an_exception_names_the_prompt_that_it_comes_from(tmp_path: Path) -> None:
+    text = (
+        "def reward(prompts, responses):\n"
+        "    if any('first' in r for r in responses):\n"
+        "        raise KeyError('no such word')\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    error = failure(tmp_path, text)
+    assert "KeyError: 'no such word'" in error.what
+    assert error.where is not None
+    assert "data.jsonl:2" in error.where
+    assert "'Which one?'" in error.where
+    assert "data.jsonl:1" not in error.where
+
+
+@pytest.mark.parametrize(
+    ("returned", "what"),
+    [
+        ("[1.0]", "1 rewards for 2 responses"),
+        ("[1.0, float('nan')]", "nan for 1 of 2 responses"),
+        ("[float('inf'), 0.0]", "inf for 1 of 2 responses"),
+        ("['a', 'b']", "not a list of numbers"),
+        ("None", "gave NoneType"),
+    ],
+)
+def test_anything_but_a_finite_number_for_each_response_is_refused(returned: str, what: str, tmp_path: Path) -> None:
+    error = failure(tmp_path, f"def reward(prompts, responses):\n    return {returned}\n")
+    assert what in error.what
+    assert "mine.py" in str(error.where)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("no_such_module_at_all:reward", "can't import 'no_such_module_at_all'"),
+        ("no/such/file.py:reward", "can't import"),
+        ("json:no_such_function", "has no function 'no_such_function'"),
+    ],
+)
+def test_a_function_that_is_not_there(name: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_function(name, where="reward")
+    assert what in caught.value.what
+    assert caught.value.where == "reward"
+
+
+@pytest.mark.parametrize("signature", ["prompts", "prompts, responses, answers", "prompts, responses, rows, more"])
+def test_a_function_that_takes_something_else(signature: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_function(write(tmp_path, f"def reward({signature}):\n    return []\n"), where="judge")
+    assert "(prompts, responses)" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rewards:accuracy", True),
+        ("my.rewards:accuracy", True),
+        ("dir/rewards.py:accuracy", True),
+        ("runs/my-reward", False),
+        ("reward", False),
+        ("runs/a:b/model", False),
+    ],
+)
+def test_names_of_functions_and_of_models(name: str, expected: bool) -> None:
+    assert is_function(name) is expected
+
+
+def test_the_fingerprint_is_of_the_file_s_content(tmp_path: Path) -> None:
+    name = write(tmp_path, "def reward(prompts, responses):\n    return [0.0] * len(responses)\n")
+    before: Any = function_fingerprint(name)
+    assert function_fingerprint(name) == before
+    write(tmp_path, "def reward(prompts, responses):\n    return [1.0] * len(responses)\n")
+    assert function_fingerprint(name) != before
