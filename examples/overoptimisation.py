@@ -20,6 +20,7 @@ import burnish as bn
 from burnish.evaluation.intervals import bootstrap_mean
 from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.run import model_of
 from figures import (
     COLOURS,
     evaluations,
@@ -49,7 +50,9 @@ def answer(model: str, prompts: list[str], *, n: int, seed: int) -> list[list[st
     from burnish.models.placement import pick_device, pick_dtype
 
     device = pick_device("auto")
-    (speaker,) = bn.load_speakers([model], dtype=pick_dtype("auto", device), device=str(device), template="none")
+    (speaker,) = bn.load_speakers(
+        [model_of(model)], dtype=pick_dtype("auto", device), device=str(device), template="none"
+    )
     params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
     said = speaker.answers([[Message("user", prompt)] for prompt in prompts], params, n=n, batch_size=64)
     return [[one.text for one in answers] for answers in said]
@@ -154,7 +157,7 @@ def first_alarm(run: Path) -> dict[str, Any] | None:
     return None
 
 
-def draw(points: list[dict[str, float]], alarm: int | None, model_of: int, out: Path) -> None:
+def draw(points: list[dict[str, float]], alarm: int | None, kept: int, out: Path) -> None:
     """Proxy, held-out member and gold against the step, with the alarm and the step that is rolled back to."""
     figure, (left, right) = new_figure(2, width=5.2)
     named = {"proxy": "proxy (trained on)", "member": "held-out member", "gold": "gold"}
@@ -168,7 +171,7 @@ def draw(points: list[dict[str, float]], alarm: int | None, model_of: int, out: 
     for axis in (left, right):
         if alarm is not None:
             axis.axvline(alarm, color="#333333", linewidth=1, linestyle="--", label="alarm")
-        axis.axvline(model_of, color=COLOURS[2], linewidth=1, linestyle=":", label="rolled back to")
+        axis.axvline(kept, color=COLOURS[2], linewidth=1, linestyle=":", label="rolled back to")
         axis.set(xlabel="optimiser step")
         axis.legend(frameon=False, fontsize=8)
     left.set(ylabel="mean score of the reward models")
@@ -222,9 +225,9 @@ def main() -> None:
         for point in points:
             point["member"], point["member_se"] = point["judge"], point["judge_se"]
     record = json.loads((rolled / "run.json").read_text(encoding="utf-8"))
-    model_of = int(record["metrics"]["model_of_step"])
+    kept = int(record["metrics"]["model_of_step"])
     step = None if alarm is None else int(alarm["step"])
-    found = verdict(points, step) | {"rolled_back_to": model_of}
+    found = verdict(points, step) | {"rolled_back_to": kept}
     prompts = [row["prompt"] for row in parts.test]
     finals: dict[str, Any] = {}
     for name, model in {"start": start, "rolled back": str(rolled), "no alarm": str(watched)}.items():
@@ -241,7 +244,7 @@ def main() -> None:
     accuracy = {"reward_model_accuracy": evaluation["accuracy"]}
     result = {"settings": settings, **accuracy, "verdict": found, "alarm": alarm, "points": points, "test": finals}
     write_result(arguments.out, "overoptimisation", result)
-    draw(points, step, model_of, arguments.out)
+    draw(points, step, kept, arguments.out)
 
 
 if __name__ == "__main__":
