@@ -61,6 +61,14 @@ def logprobs(model: Any, prompt: Sequence[int], response: Sequence[int], tempera
     return torch.stack([log[len(prompt) + t - 1, token] for t, token in enumerate(response)])
 
 
+def entropy(model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Tensor:
+    """The sum of the entropies of the distributions that the response's tokens were drawn from."""
+    ids = torch.tensor([[*prompt, *response]])
+    log = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0].double() / temperature, -1)
+    log = log[len(prompt) - 1 : -1]
+    return -(log.exp() * log).sum()
+
+
 def states(model: Any, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
     """(prompt + response, D) last hidden states."""
     ids = torch.tensor([[*prompt, *response]])

@@ -107,7 +107,7 @@ def test_stopped_after_any_step(
     demand_the_same(tmp_path / "run", whole(kind))
 
 
-@pytest.mark.parametrize("asked", [1, 14, 23, 41, 50])
+@pytest.mark.parametrize("asked", [1, 5, 9, 14, 23, 40, 50])
 def test_stopped_while_it_samples_or_reads(
     asked: int, place: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

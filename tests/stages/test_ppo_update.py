@@ -97,7 +97,7 @@ def heads_of(directory: Path, n: int) -> list[torch.Tensor]:
     [
         ("llama", {"kl_estimator": "k3"}),
         ("gpt2", {"kl_in": "loss", "kl_estimator": "k2", "whiten": False}),
-        ("gemma3", {"advantage": "grpo", "kl_estimator": "k2"}),
+        ("gemma3", {"advantage": "grpo", "kl_estimator": "k2", "entropy_coefficient": 0.5}),
     ],
 )
 def test_an_update_is_that_of_a_naive_ppo(
@@ -192,6 +192,8 @@ def test_an_update_is_that_of_a_naive_ppo(
         loss = naive.policy_loss(now, was, torch.tensor(adv[i], dtype=torch.float64), 0.05, 0.1)
         if config.kl_in == "loss":
             loss = loss + 0.3 * ((now - torch.tensor(ref[i], dtype=torch.float64)) ** 2 / 2).sum()
+        if config.entropy_coefficient:
+            loss = loss - 0.5 * naive.entropy(new, *flat[i], t)
         (loss / n).backward()
     assert 0.05 < step.values["clip_fraction"] < 0.95, "some tokens are clipped, and some are not"
     close(gradients, naive.adapter_gradients(new, weights["new policy"]), "policy.")
@@ -235,7 +237,6 @@ def test_it_does_not_matter_how_a_rollout_is_cut_into_passes(
             advantage=advantage,
             responses=2,
             lora={},
-            entropy_coefficient=0.0,
         )
         stage, step, _, gradients = at_update(monkeypatch, config, 1)
         assert stage.rollout is not None
