@@ -118,6 +118,23 @@ def test_a_function_s_critic_starts_as_the_policy_s_start_with_a_head_of_zeros(
     assert critic_on_disk(tmp_path / "run")["base_model.model.score.weight"].any(), "it learns"
 
 
+def test_a_critic_may_start_as_the_reward_model_s_adapter_with_a_head_of_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = make_reward(make_base(tmp_path / "base"), tmp_path / "rm")
+    seen = spy_cast(monkeypatch)
+    train_ppo(ppo_config(tmp_path, reward=str(reward), critic_head="zero", max_rollouts=1))
+    before = seen["before"]
+    assert not before["head-critic"].any()
+    own = [name for name in before if ".lora_b.critic" in name]
+    assert own
+    for name in own:
+        assert torch.equal(before[name], before[name.replace("critic", "reward-1")])
+        assert before[name].any()
+    (first, *_) = rollouts_of(tmp_path / "run")
+    assert first["value_mean"] == 0.0
+
+
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])
 def test_without_gae_there_is_no_critic(advantage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reward = make_reward(make_base(tmp_path / "base"), tmp_path / "rm")
