@@ -9,8 +9,17 @@ import torch
 
 from burnish.data.groups import PromptGroup, Response
 from burnish.stages.config import PPOConfig
-from burnish.stages.ppo_rollout import Reading, Rollout, Sampled, make_rollout, put, rows_of, shaped_rewards, take
-from burnish.stages.ppo_watch import missing_eos
+from burnish.stages.ppo_rollout import (
+    Reading,
+    Rollout,
+    Sampled,
+    make_rollout,
+    missing_eos,
+    put,
+    rows_of,
+    shaped_rewards,
+    take,
+)
 from tests.models.families import EOS_ID
 from tests.stages import naive_ppo as naive
 

@@ -71,12 +71,18 @@ def write_reward_model(
     for name, scorer in zip(names, scorers, strict=True):
         place = directory / name
         place.mkdir(exist_ok=True)
-        if scorer.role.adapter is None:
-            write_classifier(scorer, tokenizer, place, dtype=dtype)
-            continue
-        save_adapter(scorer.role.backbone.model, scorer.role.adapter, place, base=base, head=scorer.head)
-        tokenizer.save_pretrained(place)
+        write_scorer(scorer, place, tokenizer=tokenizer, base=base, dtype=dtype)
     write_json(directory / RECORD, {"members": names, "holdout": names[-1] if holdout else None, "base": base})
+
+
+def write_scorer(scorer: Scorer, directory: Path, *, tokenizer: Any, base: str, dtype: torch.dtype) -> None:
+    """Write one scorer, a reward model's or a critic, into an existing directory that loads alone: an adapter with its
+    head, or a whole classifier. The arguments are those of `write_reward_model`."""
+    if scorer.role.adapter is None:
+        write_classifier(scorer, tokenizer, directory, dtype=dtype)
+        return
+    save_adapter(scorer.role.backbone.model, scorer.role.adapter, directory, base=base, head=scorer.head)
+    tokenizer.save_pretrained(directory)
 
 
 def write_classifier(scorer: Scorer, tokenizer: Any, directory: Path, *, dtype: torch.dtype) -> None:

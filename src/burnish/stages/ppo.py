@@ -27,9 +27,8 @@ from burnish.data.sources import Example, LoadedData
 from burnish.errors import TrainingError
 from burnish.files import atomic_directory
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
-from burnish.models.adapters import save_adapter
 from burnish.models.heads import ensemble_score, score
-from burnish.models.reward import write_classifier
+from burnish.models.reward import write_scorer
 from burnish.models.roles import Role, hidden_of
 from burnish.ops.entropy import token_entropy
 from burnish.ops.kl import AdaptiveKLController, FixedKLController, KLController, kl_estimator
@@ -45,12 +44,13 @@ from burnish.stages.ppo_rollout import (
     Sampled,
     laid_out_for,
     make_rollout,
+    missing_eos,
     read_responses,
     rows_of,
     sample_responses,
     take,
 )
-from burnish.stages.ppo_watch import Watch, as_record, missing_eos
+from burnish.stages.ppo_watch import Watch, as_record
 from burnish.stages.progress import Progress
 from burnish.stages.run import Run, RunResult
 from burnish.stages.setup import Actors, encode_data, finish_with, model_dtype, read_data, stage_run, write_policy
@@ -127,13 +127,9 @@ def _write_critic(cast: Cast, run: Run, config: PPOConfig) -> None:
     """OUT/critic: the trained critic, an adapter with a head, or a whole classifier."""
     if cast.critic is None:
         return
-    role, head = cast.critic.role, cast.critic.head
+    ground = cast.ground
     with atomic_directory(run.out / "critic", replace=True) as directory:
-        if role.adapter is None:
-            write_classifier(cast.critic, cast.ground.tokenizer, directory, dtype=model_dtype(config))
-            return
-        save_adapter(role.backbone.model, role.adapter, directory, base=cast.ground.base, head=head)
-        cast.ground.tokenizer.save_pretrained(directory)
+        write_scorer(cast.critic, directory, tokenizer=ground.tokenizer, base=ground.base, dtype=model_dtype(config))
 
 
 @dataclass
@@ -172,10 +168,10 @@ class Stage:
         number = self.order.rollout_of(step.index)
         if self.rollout is None or self.rollout.number != number:
             self.begun = time.perf_counter()
-            self.rollout = self._new_rollout(number, step)
+            self.rollout = self._new_rollout(number)
             step.aside(time.perf_counter() - self.begun)
             self.loop.record({"step": step.index + 1, "rollout": number + 1, **self.rollout.metrics})
-        step.shown = {**self.rollout.metrics, "peak_memory_gb": peak_memory_gb()}
+        step.shown = self.rollout.metrics
         if self.halted == number:
             step.skip()
         else:
@@ -272,8 +268,9 @@ class Stage:
 
     # ---- one rollout ----
 
-    def _new_rollout(self, number: int, step: Step) -> Rollout:
-        """Sample, read, reward. What is carried changes at the very end, so that a rollout cut off leaves no trace."""
+    def _new_rollout(self, number: int) -> Rollout:
+        """Sample, read, reward. The reference moves first, once; all else that is carried changes at the very end, so
+        that a rollout cut off leaves no trace."""
         config, cast = self.config, self.cast
         if config.reference_ema is not None and self.moved < number:
             cast.move_reference(config.reference_ema)
@@ -300,7 +297,7 @@ class Stage:
             scorers=cast.scorers,
             between=self.loop.stop_if_asked,
         )
-        raw = self.raw_scores(reading.scores, sampled)
+        raw = self.raw_scores(reading.scores, self.episodes(sampled))
         self.loop.stop_if_asked()
         scores = missing_eos(self._normalised(raw), sampled.finished, config.missing_eos_penalty)
         beta = self.controller.coefficient
@@ -311,24 +308,23 @@ class Stage:
         self.controller.update(rollout.metrics["kl"])
         return rollout
 
-    def raw_scores(self, members: Tensor, sampled: Sampled) -> Tensor:
+    def raw_scores(self, members: Tensor, episodes: Episodes) -> Tensor:
         """(R,) what the policy is trained on, before normalisation and penalties, float64.
 
         Args:
             members: (scorers, R) scores of the reward model's members; empty where a function rewards.
-            sampled: the responses.
+            episodes: the responses as texts.
 
         Raises:
             TrainingError: a function failed, or a score is not finite.
         """
-        config, episodes = self.config, None
+        config = self.config
         if "reward" in self.functions:
-            episodes = self.episodes(sampled)
             total = self.functions["reward"](episodes)
         else:
             total = ensemble_score(members, config.ensemble, spread_penalty=config.spread_penalty).double()
         if "reward_function" in self.functions:
-            more = self.functions["reward_function"](episodes or self.episodes(sampled))
+            more = self.functions["reward_function"](episodes)
             total = total + config.reward_function_weight * more
         if not bool(torch.isfinite(total).all()):
             bad = int((~torch.isfinite(total)).sum())

@@ -178,8 +178,9 @@ def _critic(config: PPOConfig, ground: Ground, scorers: Sequence[Scorer], consol
     role = backbone.role(CRITIC)
     for parameter in role.parameters().values():
         parameter.requires_grad_(True)
-    as_reward = first is not None and config.critic_head == "reward"
-    return Scorer(role, nn.Parameter(first.head.detach().clone()) if as_reward and first else _zero_head(backbone))
+    if first is None or config.critic_head == "zero":
+        return Scorer(role, _zero_head(backbone))
+    return Scorer(role, nn.Parameter(first.head.detach().clone()))
 
 
 def _whole_critic(config: PPOConfig, ground: Ground, console: Console) -> Scorer:

@@ -234,6 +234,11 @@ class Rollout:
 _TABLES = tuple(field.name for field in fields(Rollout) if field.type == "Tensor")
 
 
+def missing_eos(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:
+    """(R,) scores less the penalty where a response did not end by itself (Huang et al. 2024, arXiv:2403.17031)."""
+    return scores - penalty * (~finished).to(scores)
+
+
 def shaped_rewards(sampled: Sampled, scores: Tensor, reference: Tensor, config: PPOConfig, beta: float) -> Tensor:
     """(R, T) rewards: the score on the last real token, less beta times the KL of each token.
 

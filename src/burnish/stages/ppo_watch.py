@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -50,7 +49,7 @@ class Watch:
     run: Run
     console: Console
     episodes: Callable[[Sampled], Episodes]
-    proxy: Callable[[Tensor, Sampled], Tensor]
+    proxy: Callable[[Tensor, Episodes], Tensor]
     judge: RewardFunction | None
     history: list[Measurement] = field(default_factory=list)
 
@@ -68,8 +67,9 @@ class Watch:
         sampled = sample_responses(cast.policy, self.prompts, config, cast.ground.stop_ids, seed=seed, k=1)
         scorers = [*cast.scorers, *cast.judges]
         reading = read_responses(sampled, config.micro_batch_tokens, speakers=[cast.start], scorers=scorers)
-        proxy = self.proxy(reading.scores[: len(cast.scorers)], sampled)
-        held_out = self._judged(reading.scores[len(cast.scorers) :], sampled)
+        episodes = self.episodes(sampled)
+        proxy = self.proxy(reading.scores[: len(cast.scorers)], episodes)
+        held_out = self._judged(reading.scores[len(cast.scorers) :], episodes)
         kl = (sampled.logprobs - reading.logprobs[0]).masked_fill(~sampled.mask, 0.0).sum(1)
         ids = sampled.ids()
         now = Measurement(
@@ -85,12 +85,12 @@ class Watch:
             eos_rate=float(sampled.finished.double().mean()),
         )
         self.history = [at for at in self.history if at.step < step] + [now]
-        self._write(step, sampled, proxy, held_out, kl)
+        self._write(step, sampled, episodes, proxy, held_out, kl)
         return self._metrics(now)
 
-    def _judged(self, scores: Tensor, sampled: Sampled) -> Tensor | None:
+    def _judged(self, scores: Tensor, episodes: Episodes) -> Tensor | None:
         if self.judge is not None:
-            return self.judge(self.episodes(sampled))
+            return self.judge(episodes)
         return ensemble_score(scores).double() if len(scores) else None
 
     def _metrics(self, now: Measurement) -> dict[str, float]:
@@ -108,8 +108,9 @@ class Watch:
             found |= {"judge": now.held_out, "judge_se": now.held_out_se}
         return found
 
-    def _write(self, step: int, sampled: Sampled, proxy: Tensor, held_out: Tensor | None, kl: Tensor) -> None:
-        episodes = self.episodes(sampled)
+    def _write(
+        self, step: int, sampled: Sampled, episodes: Episodes, proxy: Tensor, held_out: Tensor | None, kl: Tensor
+    ) -> None:
         lines = []
         for i, response in enumerate(episodes.responses):
             line: dict[str, Any] = {"prompt": episodes.prompts[i], "response": response, "score": float(proxy[i])}
@@ -145,9 +146,3 @@ def _standard_error(values: Tensor) -> float:
 def as_record(findings: Sequence[Finding]) -> list[dict[str, str]]:
     """Findings for the run's record."""
     return [asdict(finding) for finding in findings]
-
-
-@torch.no_grad()
-def missing_eos(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:
-    """(R,) scores less the penalty where a response did not end by itself (Huang et al. 2024, arXiv:2403.17031)."""
-    return scores - penalty * (~finished).to(scores)
