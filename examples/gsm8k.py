@@ -118,6 +118,7 @@ def main() -> None:
             data=str(write_rows(arguments.runs / "sft.jsonl", worked)),
             out=arguments.runs / "sft",
             learning_rate=3e-4,
+            dtype="float32",
         )
         arguments.model = str(bn.train_sft(sft).out)
     prompts = training[arguments.sft : arguments.sft + 16 * arguments.rollouts]
@@ -141,6 +142,7 @@ def main() -> None:
         learning_rate=1e-4,
         eval_every=100_000,
         keep_best=False,
+        dtype="float32",
     )
     result = train_ppo(config)
     answers = {row["prompt"]: row["answer"] for row in test}

@@ -53,6 +53,7 @@ def train(
         keep_best=False,
         eval_every=100_000,
         seed=arguments.seed,
+        dtype="float32",
     )
     result = bn.train_reward(config)
     found = json.loads((result.model / "evaluation.json").read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ def answer(model: str, prompts: list[str], *, n: int, seed: int) -> list[list[st
 
     device = pick_device("auto")
     (speaker,) = bn.load_speakers(
-        [model_of(model)], dtype=pick_dtype("auto", device), device=str(device), template="none"
+        [model_of(model)], dtype=pick_dtype("float32", device), device=str(device), template="none"
     )
     params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
     said = speaker.answers([[Message("user", prompt)] for prompt in prompts], params, n=n, batch_size=64)
@@ -103,6 +103,7 @@ def train(arguments: argparse.Namespace, start: str, reward: str, files: dict[st
         keep_best=on_alarm == "rollback",
         alarm={"kl_budget": arguments.kl_budget},
         seed=0,
+        dtype="float32",
     )
     return train_ppo(config).out
 
@@ -214,6 +215,7 @@ def main() -> None:
         epochs=2,
         validation=0.1,
         learning_rate=2e-4,
+        dtype="float32",
     )
     reward = str(bn.train_reward(ensemble).out)
     watched = train(arguments, start, reward, files, "warn")

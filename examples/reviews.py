@@ -118,7 +118,15 @@ def start_model(model: str, data: str, out: Path, *, seed: int = 0, **more: Any)
     """SFT on reviews, so that the model writes the rest of a sentence or two and ends; the run's directory."""
     import burnish as bn
 
-    settings = {"template": "none", "max_length": 128, "batch_size": 16, "learning_rate": 3e-4, "seed": seed}
-    values = {"model": model, "data": data, "out": out, "lora": {"rank": 16, "alpha": 32.0}, **settings, **more}
+    settings = {"template": "none", "max_length": 128, "batch_size": 16, "learning_rate": 3e-4, "dtype": "float32"}
+    values = {
+        "model": model,
+        "data": data,
+        "out": out,
+        "lora": {"rank": 16, "alpha": 32.0},
+        **settings,
+        "seed": seed,
+        **more,
+    }
     bn.train_sft(bn.SFTConfig(**values))
     return str(out)

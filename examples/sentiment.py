@@ -53,6 +53,7 @@ SHARED: dict[str, Any] = {
     "learning_rate": 2e-4,
     "eval_every": 100_000,
     "keep_best": False,
+    "dtype": "float32",
 }
 
 
