@@ -94,8 +94,8 @@ def two_way_mean(table: Sequence[Sequence[float]], *, seed: int = 0, resamples: 
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, parsed."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """The lines of a file, parsed; a line ends at a line feed, not at the other separators that a text may hold."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def evaluations(run: Path) -> list[tuple[int, list[dict[str, Any]]]]:

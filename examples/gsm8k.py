@@ -28,6 +28,7 @@ from figures import (
     evaluations,
     new_figure,
     print_table,
+    read_jsonl,
     save_figure,
     with_interval,
     write_result,
@@ -148,7 +149,7 @@ def main() -> None:
     answers = {row["prompt"]: row["answer"] for row in test}
     (_, before), *_, (_, after) = evaluations(result.out)
     found = {"before": summarise(before, answers), "after": summarise(after, answers)}
-    metrics = [json.loads(x) for x in (result.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    metrics = read_jsonl(result.out / "metrics.jsonl")
     curve = [line["score"] for line in metrics if "rollout" in line]
     keys = ("reward", "format", "right")
     print_table(("", *keys), [[name, *(with_interval(**part[key]) for key in keys)] for name, part in found.items()])

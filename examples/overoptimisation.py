@@ -27,6 +27,7 @@ from figures import (
     mean_and_error,
     new_figure,
     print_table,
+    read_jsonl,
     save_figure,
     write_result,
     write_rows,
@@ -240,7 +241,7 @@ def main() -> None:
     print_table(keys, [[point["step"], *(f"{point[key]:.2f}" for key in keys[1:])] for point in points])
     print(json.dumps(found, indent=2))
     print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in finals.items()])
-    n_pairs = len(pairs.read_text(encoding="utf-8").splitlines())
+    n_pairs = len(read_jsonl(pairs))
     settings = {k: v for k, v in vars(arguments).items() if k not in ("out", "runs")} | {"pairs_kept": n_pairs}
     evaluation = json.loads((Path(reward) / "model" / "evaluation.json").read_text(encoding="utf-8"))
     accuracy = {"reward_model_accuracy": evaluation["accuracy"]}

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from figures import two_way_mean, write_rows
+from figures import read_jsonl, two_way_mean, write_rows
 from gsm8k import problem, read_problems
 from hh_reward import first_turn
 from overoptimisation import flip_labels, verdict
 from reviews import clean, cut_review, ends_sentence, make_parts
 from splits import split_by
+
+
+def test_a_text_with_a_line_separator_stays_one_line(tmp_path: Path) -> None:
+    rows = [{"response": "first\u2028second"}, {"response": "a\x85b\x0cc\nd"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_jsonl(path) == rows
 
 
 def test_clean_takes_out_html_and_white_space() -> None:
