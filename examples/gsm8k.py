@@ -14,7 +14,6 @@ import json
 import random
 import re
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,6 @@ def main() -> None:
         )
         arguments.model = str(bn.train_sft(sft).out)
     prompts = training[arguments.sft : arguments.sft + 16 * arguments.rollouts]
-    started = time.monotonic()
     config = PPOConfig(
         model=arguments.model,
         data=str(write_rows(arguments.runs / "prompts.jsonl", prompts)),
@@ -154,7 +152,7 @@ def main() -> None:
     keys = ("reward", "format", "right")
     print_table(("", *keys), [[name, *(with_interval(**part[key]) for key in keys)] for name, part in found.items()])
     settings = {"sft": arguments.sft, "rollouts": arguments.rollouts, "test": len(test)}
-    seconds = round(time.monotonic() - started)
+    seconds = round(result.metrics["seconds"])
     write_result(arguments.out, "gsm8k", {"settings": settings, **found, "rollouts": curve, "seconds": seconds})
     draw(found, curve, arguments.out)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ def train(
     arguments: argparse.Namespace, name: str, data: Path, watched: Path, rate: float, epochs: int
 ) -> dict[str, Any]:
     """Train on `data` and evaluate the last weights on `watched`, which decides nothing in the run."""
-    started = time.monotonic()
     config = bn.RewardConfig(
         model=arguments.model,
         data=str(data),
@@ -57,7 +55,7 @@ def train(
     )
     result = bn.train_reward(config)
     found = json.loads((result.model / "evaluation.json").read_text(encoding="utf-8"))
-    return {"rate": rate, "epochs": epochs, "seconds": round(time.monotonic() - started), "evaluation": found}
+    return {"rate": rate, "epochs": epochs, "seconds": round(result.metrics["seconds"]), "evaluation": found}
 
 
 def summary(run: dict[str, Any]) -> list[str]:

@@ -70,6 +70,39 @@ def test_an_exception_names_the_prompt_that_it_comes_from(tmp_path: Path) -> Non
     assert "data.jsonl:1" not in error.where
 
 
+def many(n: int) -> Episodes:
+    return Episodes([f"p{i}" for i in range(n)], [f"r{i}" for i in range(n)], [{}] * n, [f"d:{i}" for i in range(n)])
+
+
+def test_the_failing_prompt_among_many_is_found_in_few_calls(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    text = (
+        "def reward(prompts, responses):\n"
+        f"    open({str(calls)!r}, 'a').write(f'{{len(responses)}}\\n')\n"
+        "    if 'r37' in responses or 'r50' in responses:\n"
+        "        raise ValueError('37 or 50')\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    with pytest.raises(TrainingError) as caught:
+        load_function(write(tmp_path, text), where="reward")(many(64))
+    assert "d:37;" in str(caught.value.where)
+    # 64 = 2^6: six halvings, two calls at most in each, after the call that failed
+    assert len(calls.read_text().split()) <= 1 + 2 * 6
+
+
+def test_a_function_that_fails_on_many_together_only_names_none(tmp_path: Path) -> None:
+    text = (
+        "def reward(prompts, responses):\n"
+        "    if len(responses) > 4:\n"
+        "        raise MemoryError('too many')\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    with pytest.raises(TrainingError) as caught:
+        load_function(write(tmp_path, text), where="reward")(many(8))
+    assert "too many" in caught.value.what
+    assert "d:" not in str(caught.value.where)
+
+
 @pytest.mark.parametrize(
     ("returned", "what"),
     [

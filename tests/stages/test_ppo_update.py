@@ -141,7 +141,7 @@ def test_an_update_is_that_of_a_naive_ppo(
         v = [naive.values(critic, weights["old head"], *pair).tolist() for pair in flat] if critic is not None else None
 
     # Rewards and advantages.
-    texts = stage.episodes(rollout.sampled)
+    texts = stage.rewarder.episodes(rollout.sampled)
     for i, (_, ids) in enumerate(flat):
         text = stage.cast.ground.tokenizer.decode([token for token in ids if token != EOS_ID], skip_special_tokens=True)
         scores[i] += 0.3 * (len(text.strip()) / 4 - len(texts.rows[i]["tag"])) - (0.0 if finished[i] else 0.5)

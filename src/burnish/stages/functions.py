@@ -97,14 +97,20 @@ class RewardFunction:
         return list(found) if isinstance(found, Iterator) else found  # a generator fails only when it is read
 
     def _failed(self, episodes: Episodes, error: Exception) -> TrainingError:
-        """Which prompt it fails on is found by asking for one after the other."""
-        where = self.name
-        for i in range(len(episodes.responses)):
-            try:
-                self._ask(episodes, [i])
-            except Exception as single:
-                where, error = f"{self.name}; {_shown(episodes, i)}", single
+        """Which prompt it fails on is found by halves: a function may ask a model that costs money or time."""
+        places, where = list(range(len(episodes.responses))), self.name
+        while len(places) > 1:
+            middle = len(places) // 2
+            for half in (places[:middle], places[middle:]):
+                try:
+                    self._ask(episodes, half)
+                except Exception as narrower:
+                    places, error = half, narrower
+                    break
+            else:  # it fails on all of them together only
                 break
+        if len(places) == 1:
+            where = f"{self.name}; {_shown(episodes, places[0])}"
         return TrainingError(
             f"the reward function failed: {type(error).__name__}: {error}",
             where=where,

@@ -21,30 +21,25 @@ from rich.console import Console
 from torch import Tensor
 
 from burnish.data.batching import RolloutOrder
-from burnish.data.chat import decode_response
 from burnish.data.groups import GroupBatch, PromptGroup
 from burnish.data.sources import Example, LoadedData
-from burnish.errors import TrainingError
 from burnish.files import atomic_directory
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
-from burnish.models.heads import ensemble_score, score
+from burnish.models.heads import score
 from burnish.models.reward import write_scorer
 from burnish.models.roles import Role, hidden_of
 from burnish.ops.entropy import token_entropy
 from burnish.ops.kl import AdaptiveKLController, FixedKLController, KLController, kl_estimator
 from burnish.ops.logprobs import token_logprobs
-from burnish.ops.running import RunningMoments
 from burnish.stages.batches import batches
 from burnish.stages.config import PPOConfig
-from burnish.stages.functions import Episodes, RewardFunction, is_function, load_function
 from burnish.stages.loop import Best, Step, TrainingLoop
+from burnish.stages.ppo_reward import Rewarder, functions_of
 from burnish.stages.ppo_roles import Cast, load_cast
 from burnish.stages.ppo_rollout import (
     Rollout,
-    Sampled,
     laid_out_for,
     make_rollout,
-    missing_eos,
     read_responses,
     rows_of,
     sample_responses,
@@ -70,7 +65,7 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
             and what to do.
     """
     console = console or Console(stderr=True)
-    functions = _functions(config)
+    functions = functions_of(config)
     with stage_run(config) as run:
         if run.finished:
             return run.result(already_done=True)
@@ -81,7 +76,8 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
             len(groups.train), config.rollout_size, config.batch_size, config.update_epochs, config.seed
         )
         held_out = groups.validation[: config.evaluation_prompts]
-        stage = Stage(config, cast, run, console, order, groups.train, _by_origin(data), functions)
+        rewarder = Rewarder(config, cast, _by_origin(data), functions)
+        stage = Stage(config, cast, run, console, order, groups.train, rewarder)
         stage.watch = stage.watching(held_out)
         if not held_out:
             console.print("nothing is evaluated and no alarm can go off: there are no held-out prompts")
@@ -109,16 +105,6 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
         return run.result(resumed_from=resumed_from)
 
 
-def _functions(config: PPOConfig) -> dict[str, RewardFunction]:
-    """Setting -> the function that it names; imported before anything is loaded."""
-    named = {"reward": config.reward, "reward_function": config.reward_function, "judge": config.judge}
-    return {
-        where: load_function(name, where=where)
-        for where, name in named.items()
-        if name is not None and (where == "reward_function" or is_function(name))
-    }
-
-
 def _by_origin(data: tuple[LoadedData, LoadedData | None]) -> dict[str, Example]:
     return {str(example.origin): example for part in data if part is not None for example in part.examples}
 
@@ -142,8 +128,7 @@ class Stage:
     console: Console
     order: RolloutOrder
     prompts: Sequence[PromptGroup]
-    examples: Mapping[str, Example]
-    functions: Mapping[str, RewardFunction]
+    rewarder: Rewarder
     watch: Watch = field(init=False)
     loop: TrainingLoop = field(init=False)
 
@@ -153,7 +138,6 @@ class Stage:
         self.controller: KLController = FixedKLController(config.kl_coefficient)
         if config.kl_target is not None:
             self.controller = AdaptiveKLController(config.kl_coefficient, target=config.kl_target)
-        self.moments = RunningMoments()
         self.rollout: Rollout | None = None
         self.halted = -1
         """The last rollout whose remaining updates are left out, the KL limit being reached."""
@@ -297,64 +281,15 @@ class Stage:
             scorers=cast.scorers,
             between=self.loop.stop_if_asked,
         )
-        raw = self.raw_scores(reading.scores, self.episodes(sampled))
+        raw = self.rewarder.raw(reading.scores, self.rewarder.episodes(sampled))
         self.loop.stop_if_asked()
-        scores = missing_eos(self._normalised(raw), sampled.finished, config.missing_eos_penalty)
-        beta = self.controller.coefficient
-        rollout = make_rollout(number, sampled, scores, reading, config, beta)
+        scores = self.rewarder.rewards(raw, sampled.finished)
+        rollout = make_rollout(number, sampled, scores, reading, config, self.controller.coefficient)
         rollout.metrics["sampling_tokens_per_second"] = int(sampled.mask.sum()) / seconds
         if config.normalise != "none":
             rollout.metrics["raw_score"] = float(raw.mean())
         self.controller.update(rollout.metrics["kl"])
         return rollout
-
-    def raw_scores(self, members: Tensor, episodes: Episodes) -> Tensor:
-        """(R,) what the policy is trained on, before normalisation and penalties, float64.
-
-        Args:
-            members: (scorers, R) scores of the reward model's members; empty where a function rewards.
-            episodes: the responses as texts.
-
-        Raises:
-            TrainingError: a function failed, or a score is not finite.
-        """
-        config = self.config
-        if "reward" in self.functions:
-            total = self.functions["reward"](episodes)
-        else:
-            total = ensemble_score(members, config.ensemble, spread_penalty=config.spread_penalty).double()
-        if "reward_function" in self.functions:
-            more = self.functions["reward_function"](episodes)
-            total = total + config.reward_function_weight * more
-        if not bool(torch.isfinite(total).all()):
-            bad = int((~torch.isfinite(total)).sum())
-            raise TrainingError(
-                f"the scores of {bad} of {len(total)} responses are not finite; training stopped",
-                where=config.reward,
-                fix="look at the reward model (burnish score), or use --dtype float32",
-            )
-        return total
-
-    def _normalised(self, raw: Tensor) -> Tensor:
-        if self.config.normalise == "none":
-            return raw
-        # The first rollout is the starting model's own: the moments of `start` are taken there and stay.
-        if self.config.normalise == "running" or not self.moments.count:
-            self.moments.update(raw)
-        return self.moments.normalise(raw, scale=self.config.normalise == "running")
-
-    def episodes(self, sampled: Sampled) -> Episodes:
-        """Responses as texts, with the prompts' rows."""
-        ground, found = self.cast.ground, Episodes([], [], [], [])
-        for group in sampled.groups:
-            example = self.examples[group.origin]
-            asked = next(message.content for message in reversed(example.prompt) if message.role == "user")
-            for response in group.responses:
-                found.prompts.append(asked)
-                found.responses.append(decode_response(ground.tokenizer, list(response.ids), ground.stop_ids))
-                found.rows.append(example.meta)
-                found.origins.append(group.origin)
-        return found
 
     # ---- evaluation ----
 
@@ -366,9 +301,9 @@ class Stage:
             self.config,
             self.run,
             self.console,
-            self.episodes,
-            self.raw_scores,
-            self.functions.get("judge"),
+            self.rewarder.episodes,
+            self.rewarder.raw,
+            self.rewarder.functions.get("judge"),
         )
 
     def evaluates_after(self, done: int) -> bool:
@@ -412,7 +347,7 @@ class Stage:
         return {
             "rollout": None if self.rollout is None else self.rollout.state(),
             "controller": self.controller.state(),
-            "moments": self.moments.state(),
+            "moments": self.rewarder.state(),
             "halted": self.halted,
             "moved": self.moved,
             "history": self.watch.state(),
@@ -430,7 +365,7 @@ class Stage:
     def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from `state` and `tensors`."""
         self.controller.load_state(state["controller"])
-        self.moments.load_state(state["moments"])
+        self.rewarder.load(state["moments"])
         self.halted, self.moved = int(state["halted"]), int(state["moved"])
         self.watch.load(state["history"])
         for name, parameter in self.cast.reference_parameters().items():
