@@ -342,14 +342,14 @@ def _table(record: Record, peer: list[Result], own: list[Result], label: str, *,
 
 
 def _small_print(record: Record, apart: list[tuple[float, float]]) -> str:
-    times = "twice" if record["stage"] != "sft" else "once"
+    times = {"sft": "once", "reward": "for each response", "dpo": "for each response, and the reference's again"}
     return (
         "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, dtype, "
         "threads; in the first step the loss (largest difference "
         f"{max(a for a, _ in apart):.1g}) and the {VALUES[record['stage']]} of every response "
         f"({max(b for _, b in apart):.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number "
         "for both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
-        f"computes a prompt {times}, in micro-batches of {record['runs']['trl'][0]['micro_batch']} examples sorted by "
+        f"computes a prompt {times[record['stage']]}, in micro-batches of {record['runs']['trl'][0]['micro_batch']} examples sorted by "
         f"length; burnish in micro-batches of at most {record['setting']['micro_batch_tokens']} tokens."
     )
 

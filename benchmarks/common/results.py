@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from common.machine import describe
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 RESULTS = BENCHMARKS / "results"
+WIDTH = 120
 
 Record = dict[str, Any]
 
@@ -91,5 +93,11 @@ def versions(results: Sequence[Record]) -> str:
 
 
 def section(title: str, parts: Sequence[str]) -> str:
-    """A section of RESULTS.md, its paragraphs one below the other."""
-    return f"## {title}\n\n" + "\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
+    """A section of RESULTS.md, its paragraphs one below the other; those of one line are wrapped."""
+    return f"## {title}\n\n" + "\n\n".join(_wrapped(part.strip("\n")) for part in parts if part.strip()) + "\n"
+
+
+def _wrapped(part: str) -> str:
+    if "\n" in part or part.startswith(("|", "    ", "!")):
+        return part
+    return textwrap.fill(part, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -11,7 +11,7 @@ import os
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def alternate(
     *,
     problems: Callable[[Found], list[str]],
     line: Callable[[Result], str],
+    optional: Collection[str] = (),
 ) -> Found:
     """Run all sides in turn, so many times over.
 
@@ -69,14 +70,22 @@ def alternate(
         rounds: how often.
         problems: what the sides did not do alike, judged after every run of the results so far.
         line: what to print of a result.
+        optional: sides that are left out, with the reason printed, when they fail the first time.
 
     Raises:
         SystemExit: the work is not the same, or a side fails.
     """
     found: Found = {name: [] for name in sides}
     for number in range(rounds):
-        for name, command in sides.items():
-            result = run(command)
+        for name in list(found):
+            try:
+                result = run(sides[name])
+            except SystemExit as failure:
+                if name not in optional or found[name]:
+                    raise
+                print(f"{name} is left out: {failure}", flush=True)
+                del found[name]
+                continue
             found[name].append(result)
             memory, load = result["peak_rss_bytes"] / 1e9, result["load"]
             print(f"round {number + 1}, {name}: {line(result)}, {memory:.2f} GB, load before {load:.2f}", flush=True)
