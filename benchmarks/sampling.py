@@ -47,6 +47,7 @@ SIDES = {"transformers": "generate", "vllm": "vLLM", "burnish": "burnish"}
 def prepare(work: Path, data: str, setting: dict[str, Any]) -> None:
     """Write the prompts and the setting."""
     import torch
+
     from burnish.data.chat import install_template, resolve_template
     from burnish.models.loading import load_model, resolve_model
 
@@ -69,6 +70,7 @@ def prepare(work: Path, data: str, setting: dict[str, Any]) -> None:
 def ours(work: Path, dtype: str, repeats: int) -> Result:
     """burnish's sampler."""
     import torch
+
     from burnish.models.loading import load_model
     from burnish.models.roles import Backbone
     from burnish.rollout.sampler import SamplingParams, sample
@@ -220,7 +222,9 @@ def main() -> None:
     parser.add_argument("action", choices=("prepare", "ours", "compare"))
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
     parser.add_argument("--data", help="prepare: where the prompts come from, as HH-RLHF")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="prepare: of burnish's catalog, or a directory")
+    parser.add_argument(
+        "--model", default="smollm2-135m-instruct", help="prepare: of burnish's catalog, or a directory"
+    )
     parser.add_argument("--batch", type=int, default=64, help="prepare: prompts, answered all at once")
     parser.add_argument("--prompt-tokens", type=int, default=128, help="prepare: the longest prompt")
     parser.add_argument("--new-tokens", type=int, default=48, help="prepare: tokens of each answer")

@@ -27,28 +27,18 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from common.agreement import largest_distance, proof_problems
-from common.flops import ModelSize, step_flops
+from common.agreement import proof_problems
 from common.results import (
     RESULTS,
-    Record,
-    commands,
     data_label,
     new_record,
     save,
-    section,
-    table,
-    versions,
-    with_range,
 )
-from common.rounds import Found, Result, alternate, loads, medians, peer_script, ratios, run
+from common.rounds import Found, Result, alternate, peer_script, run
 from common.work import prepare, public, read_lengths, read_setting
+from train_section import BEFOREHAND, render
 
 STAGES = ("sft", "reward", "dpo")
-NAMES = {"sft": "SFT", "reward": "Reward model", "dpo": "DPO"}
-VALUES = {"sft": "log-probs", "reward": "rewards", "dpo": "log-probs"}
-BEFOREHAND = "-beforehand"
-"""What the name of a side ends with that computes DPO's reference before the first step."""
 BATCH = {"sft": 16, "reward": 8, "dpo": 8}
 SETTING: dict[str, Any] = {
     "rank": 16,
@@ -127,9 +117,10 @@ class Watch:
 
 def ours(work: Path, dtype: str, *, beforehand: bool = False) -> Result:
     """One run of burnish's stage over the prepared steps."""
-    import burnish as bn
     import torch
     from rich.console import Console
+
+    import burnish as bn
 
     setting = read_setting(work)
     stage, steps = setting["stage"], len(setting["order"])
@@ -209,7 +200,13 @@ def compare(arguments: argparse.Namespace) -> None:
     if setting["stage"] != stage:
         raise SystemExit(f"{work} was prepared for {setting['stage']}, not for {stage}\n  to do: prepare it again")
     shared = ["--work", str(work), "--dtype", arguments.dtype]
-    peer = [arguments.peer_python, peer_script("trl_train.py"), *shared, "--micro-batch", str(arguments.peer_micro_batch)]
+    peer = [
+        arguments.peer_python,
+        peer_script("trl_train.py"),
+        *shared,
+        "--micro-batch",
+        str(arguments.peer_micro_batch),
+    ]
     own = [sys.executable, str(Path(__file__).resolve()), "ours", stage, *shared]
     sides = {"trl": peer, "burnish": own}
     if stage == "dpo":
@@ -256,7 +253,9 @@ def work_problems(found: Found, setting: dict[str, Any], lengths: list[Any]) -> 
                 for key in ("dtype", "threads")
                 if first[key] != result[key]
             ]
-            problems += [f"TRL and {name}: {p}" for p in proof_problems(first["proof"], result["proof"], first["dtype"])]
+            problems += [
+                f"TRL and {name}: {p}" for p in proof_problems(first["proof"], result["proof"], first["dtype"])
+            ]
     return problems
 
 
@@ -277,81 +276,7 @@ def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[st
     ]
 
 
-# ---- the section of RESULTS.md ----
-
-
-def render(record: Record) -> str:
-    """The section of RESULTS.md for a stage, a model and a data set."""
-    stage, setting, found = record["stage"], record["setting"], record["runs"]
-    peer, own = found["trl"], found["burnish"]
-    variants = [("", "")] if stage != "dpo" else [("", "reference in the step"), (BEFOREHAND, "reference beforehand")]
-    blocks = []
-    for suffix, label in variants:
-        sides = found[f"trl{suffix}"], found[f"burnish{suffix}"]
-        blocks.append(_table(record, *sides, label or "a step", reference=stage == "dpo" and not suffix))
-    rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record["rates"].items())
-    apart = [largest_distance(peer[0]["proof"], result["proof"]) for results in found.values() for result in results]
-    tokens = [prompt + max(responses) for step in record["lengths"] for prompt, responses in step]
-    low, high = loads(found)
-    what = {"sft": "conversations", "reward": "pairs", "dpo": "pairs"}[stage]
-    return section(
-        f"{NAMES[stage]} beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}",
-        [
-            f"Machine: {record['machine']}; {peer[0]['threads']} threads; measured matrix products: {rates}. "
-            f"{record['date']}.",
-            f"Steps of {setting['batch']} {what}, the longest of {min(tokens)} to {max(tokens)} tokens; LoRA of rank "
-            f"{setting['rank']} on all linear layers but the output matrix "
-            f"({peer[0]['work']['trainable_parameters']:,} parameters train). {len(peer)} rounds of all sides in turn, "
-            f"each in a process of its own, {setting['steps']} timed steps after one that warms up; medians of the "
-            f"rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
-            *blocks,
-            _small_print(record, apart),
-            commands(record),
-            f"Versions: {versions(peer)}; {versions(own)}.",
-            record["notes"],
-        ],
-    )
-
-
-def _table(record: Record, peer: list[Result], own: list[Result], label: str, *, reference: bool) -> str:
-    setting, batch = record["setting"], record["setting"]["batch"]
-    size = ModelSize(**setting["size"])
-    flops = statistics.median(
-        step_flops(record["stage"], size, step, rank=setting["rank"], reference=reference)
-        for step in record["lengths"][1:]
-    )
-    rate = record["rates"][peer[0]["dtype"]]
-    times = [medians(side, "seconds_per_step")[0] for side in (peer, own)]
-    memory = [medians(side, "peak_rss_bytes")[0] for side in (peer, own)]
-    rows = [
-        ["seconds per step", *(f"{t:.2f}" for t in times), with_range(ratios(peer, own, "seconds_per_step"))],
-        ["examples per second", *(f"{batch / t:.2f}" for t in times), ""],
-        ["useful FLOPs / time / measured rate", *(f"{flops / t / rate:.0%}" for t in times), ""],
-        [
-            "peak memory of the process (RSS), GB",
-            *(f"{m / 1e9:.2f}" for m in memory),
-            with_range(ratios(own, peer, "peak_rss_bytes")),
-        ],
-    ]
-    if any(side[0]["reference_seconds"] for side in (peer, own)):
-        once = [medians(side, "reference_seconds")[0] / len(record["lengths"]) for side in (peer, own)]
-        total = [a + b for a, b in zip(times, once, strict=True)]
-        ratio = f"{total[0] / total[1]:.2f}"
-        rows.insert(1, ["... with the reference's share, one epoch", *(f"{t:.2f}" for t in total), ratio])
-    return table([label, f"TRL {peer[0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"], rows)
-
-
-def _small_print(record: Record, apart: list[tuple[float, float]]) -> str:
-    times = {"sft": "once", "reward": "for each response", "dpo": "for each response, and the reference's again"}
-    return (
-        "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, dtype, "
-        "threads; in the first step the loss (largest difference "
-        f"{max(a for a, _ in apart):.1g}) and the {VALUES[record['stage']]} of every response "
-        f"({max(b for _, b in apart):.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number "
-        "for both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
-        f"computes a prompt {times[record['stage']]}, in micro-batches of {record['runs']['trl'][0]['micro_batch']} examples sorted by "
-        f"length; burnish in micro-batches of at most {record['setting']['micro_batch_tokens']} tokens."
-    )
+# ---- the command line ----
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -361,7 +286,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
     parser.add_argument("--data", help="prepare: preference pairs, as HH-RLHF's; SFT takes the chosen responses")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="prepare: of burnish's catalog, or a directory")
+    parser.add_argument(
+        "--model", default="smollm2-135m-instruct", help="prepare: of burnish's catalog, or a directory"
+    )
     parser.add_argument("--batch", type=int, help="prepare: examples of a step; 16 for SFT, else 8 pairs")
     parser.add_argument("--steps", type=int, default=2, help="prepare: timed ones; one more before them warms up")
     parser.add_argument("--max-length", type=int, default=512, help="prepare: tokens of prompt and response at most")

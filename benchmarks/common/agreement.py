@@ -49,7 +49,9 @@ def proof_problems(peer: dict[str, Any], own: dict[str, Any], dtype: str) -> lis
 def largest_distance(peer: dict[str, Any], own: dict[str, Any]) -> tuple[float, float]:
     """(of the loss, the largest of the per-response values), as `distance` counts; for the report."""
     pairs = [
-        (a, b) for example, values in peer["values"].items() for a, b in zip(values, own["values"][example], strict=True)
+        (a, b)
+        for example, values in peer["values"].items()
+        for a, b in zip(values, own["values"][example], strict=True)
     ]
     return distance(peer["loss"], own["loss"]), max(distance(a, b) for a, b in pairs)
 

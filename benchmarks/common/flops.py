@@ -42,9 +42,7 @@ class ModelSize:
     vocabulary: int
 
 
-def step_flops(
-    stage: str, size: ModelSize, groups: Iterable[Lengths], *, rank: int, reference: bool = False
-) -> float:
+def step_flops(stage: str, size: ModelSize, groups: Iterable[Lengths], *, rank: int, reference: bool = False) -> float:
     """Useful operations of one optimiser step.
 
     Args:

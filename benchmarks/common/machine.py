@@ -1,6 +1,6 @@
 """The machine: what it is, and how fast it multiplies matrices.
 
-    python benchmarks/common/machine.py          one line of JSON: FLOP/s in float32 and bfloat16
+python benchmarks/common/machine.py          one line of JSON: FLOP/s in float32 and bfloat16
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def run(command: Sequence[str]) -> Result:
         try:
             process = subprocess.Popen(command, stdout=out, stderr=messages, env=environment)
         except OSError as error:
-            raise SystemExit(f"{command[0]} can't be started: {error.strerror}\n  to do: make bench installs it") from None
+            raise SystemExit(
+                f"{command[0]} can't be started: {error.strerror}\n  to do: make bench installs it"
+            ) from None
         # Of this child alone. A child is charged with what its parent held when it was started, so whoever calls this
         # should not have loaded torch.
         _, status, usage = os.wait4(process.pid, 0)

@@ -198,9 +198,10 @@ def _longest(ids: TokenIds) -> int:
 
 def _write_head(model: Any, seed: int, path: Path) -> None:
     """The head that burnish's reward model starts from with this seed."""
+    from safetensors.torch import save_file
+
     from burnish.models.heads import new_head
     from burnish.models.roles import Backbone
-    from safetensors.torch import save_file
 
     save_file({"score": new_head(Backbone(model), seed=seed).detach().contiguous()}, path)
 
