@@ -83,8 +83,8 @@ def _small_print(record: Record, apart: list[tuple[float, float]]) -> str:
     return (
         "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, "
         f"dtype, threads; in the first step the loss (largest difference {loss:.1g}) and the {VALUES[stage]} of every "
-        f"response ({values:.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number for both sides "
-        "(benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL computes a prompt "
-        f"{times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by length; burnish in "
-        f"micro-batches of at most {setting['micro_batch_tokens']} tokens."
+        f"response ({values:.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number for "
+        "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
+        f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
+        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens."
     )

@@ -66,6 +66,7 @@ def _new(columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
     return figure, list(axes[0])
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from common import rounds
 from common.rounds import Found, alternate, loads, medians, ratios, run
 
 
