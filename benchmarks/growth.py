@@ -63,6 +63,7 @@ class Growth:
     said: str
 
 
+MEMORY = ("vocabulary", "sequence")
 APART = "a row a response"
 GROWTHS = {
     "prompt": Growth(
@@ -115,14 +116,15 @@ GROWTHS = {
 
 
 def point(kind: str, value: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What is measured at one value."""
+    """What is measured at one value: both times, or the memory of one way, which leaves its traces in the process."""
+    found: dict[str, float]
     if kind in ("prompt", "responses"):
         prompt, responses = (value, 2) if kind == "prompt" else (PROMPT, value)
         found = pass_seconds(arguments, prompt, responses)
     elif kind == "vocabulary":
-        found = {name: head_memory(value, tiled=name == "tiled") / 1e9 for name in ("tiled", "whole")}
+        found = {arguments.line: head_memory(value, tiled=arguments.line == "tiled") / 1e9}
     else:
-        found = {name: pass_memory(arguments, value, name == "checkpointed") / 1e9 for name in ("kept", "checkpointed")}
+        found = {arguments.line: pass_memory(arguments, value, arguments.line == "checkpointed") / 1e9}
     import torch
 
     return {"value": value, **found, "threads": torch.get_num_threads(), "torch": version("torch")}
@@ -241,9 +243,10 @@ def measure(kind: str, arguments: argparse.Namespace) -> None:
     else:
         points = []
         shared = ["--model", arguments.model, "--dtype", arguments.dtype, "--repeats", str(arguments.repeats)]
+        lines = [["--line", line] for line in growth.lines] if kind in MEMORY else [[]]
         for value in arguments.values or growth.values:
             own = [sys.executable, str(Path(__file__).resolve()), "point", kind, "--value", str(value), *shared]
-            points.append(run(own))
+            points.append({name: one for line in lines for name, one in run([*own, *line]).items()})
             print(f"{value} {growth.axis}: {shown(growth, points[-1])}", flush=True)
     extra = "" if kind in ("startup", "vocabulary") else f" --model {arguments.model} --dtype {arguments.dtype}"
     record = new_record(
@@ -298,12 +301,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed passes, after one that warms up")
     parser.add_argument("--values", type=int, nargs="+", help="measure: other points than the usual ones")
     parser.add_argument("--value", type=int, help="point: where")
+    parser.add_argument(
+        "--line", choices=[line for kind in MEMORY for line in GROWTHS[kind].lines], help="point: the way"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="measure: where the result goes")
     arguments = parser.parse_args()
     if arguments.action == "measure":
         measure(arguments.kind, arguments)
     elif arguments.value is None or arguments.kind == "startup":
         parser.error("point needs --value, and startup has no points")
+    elif arguments.kind in MEMORY and arguments.line is None:
+        parser.error(f"point {arguments.kind} needs --line")
     else:
         print(json.dumps(point(arguments.kind, arguments.value, arguments)))
 
