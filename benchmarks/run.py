@@ -29,6 +29,8 @@ PEERS = {
 UNWANTED = {"vllm": ["torchvision", "torchaudio", "torchcodec"]}
 """Environment -> what pip removes from it: vLLM brings builds of these that do not fit its torch, and needs none."""
 READY = ".ready"
+PPO_MODEL = "smollm2-135m-instruct"
+"""The only one: ppo.py needs a token that the model never writes."""
 
 Call = Callable[[Sequence[str]], None]
 
@@ -79,7 +81,7 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
         shared = ["--model", arguments.models[0], "--dtype", arguments.dtypes[0]]
         return [script("growth.py", "measure", kind, *shared) for kind in GROWTHS]
     found = []
-    for model in arguments.models if part != "ppo" else arguments.models[:1]:
+    for model in arguments.models if part != "ppo" else [PPO_MODEL]:
         work = ["--work", str(bench / "work" / f"{part}-{Path(model).name}")]
         given = ["--data", arguments.data, "--model", model]
         if part == "ppo":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 
-from common.agreement import largest_distance
 from common.flops import ModelSize, step_flops
 from common.results import Record, commands, section, table, versions, with_range
 from common.rounds import Result, loads, medians, ratios
@@ -25,7 +24,6 @@ def render(record: Record) -> str:
         sides = found[f"trl{suffix}"], found[f"burnish{suffix}"]
         blocks.append(_table(record, *sides, label or "a step", reference=stage == "dpo" and not suffix))
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record["rates"].items())
-    apart = [largest_distance(peer[0]["proof"], result["proof"]) for results in found.values() for result in results]
     tokens = [prompt + max(responses) for step in record["lengths"] for prompt, responses in step]
     low, high = loads(found)
     what = {"sft": "conversations", "reward": "pairs", "dpo": "pairs"}[stage]
@@ -40,7 +38,7 @@ def render(record: Record) -> str:
             f"each in a process of its own, {setting['steps']} timed steps after one that warms up; medians of the "
             f"rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             *blocks,
-            _small_print(record, apart),
+            _small_print(record),
             commands(record),
             f"Versions: {versions(peer)}; {versions(own)}.",
             record["notes"],
@@ -76,13 +74,14 @@ def _table(record: Record, peer: list[Result], own: list[Result], label: str, *,
     return table([label, f"TRL {peer[0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"], rows)
 
 
-def _small_print(record: Record, apart: list[tuple[float, float]]) -> str:
+def _small_print(record: Record) -> str:
     stage, setting, peer = record["stage"], record["setting"], record["runs"]["trl"][0]
     times = {"sft": "once", "reward": "for each response", "dpo": "for each response, and the reference's again"}
-    loss, values = max(a for a, _ in apart), max(b for _, b in apart)
+    loss, values = record["proof"]["apart"]
+    where = "in the first step" if record["proof"]["dtype"] == peer["dtype"] else "in float32, before the rounds,"
     return (
         "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, "
-        f"dtype, threads; in the first step the loss (largest difference {loss:.1g}) and the {VALUES[stage]} of every "
+        f"dtype, threads; {where} the loss (largest difference {loss:.1g}) and the {VALUES[stage]} of every "
         f"response ({values:.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number for "
         "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
         f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "

@@ -71,8 +71,9 @@ def measured(stage: str) -> dict[str, Any]:
     if stage == "dpo":
         runs |= {"trl-beforehand": [side("trl", 4.0, 4.0, 2.0)], "burnish-beforehand": [side("burnish", 1.0, 1.0, 2.0)]}
     lengths = [[(5, [3, 2])], [(5, [3, 2])]]
+    proof = {"dtype": "float32", "apart": [0.0, 1e-6]}
     rates = {"float32": 8400.0, "bfloat16": 1.0}
-    more = {"rates": rates, "setting": setting, "lengths": lengths, "runs": runs, "commands": ["c"]}
+    more = {"rates": rates, "setting": setting, "lengths": lengths, "runs": runs, "commands": ["c"], "proof": proof}
     return results.new_record(stage, **more)
 
 

@@ -97,6 +97,17 @@ def test_same_work_is_judged_from_the_examples() -> None:
         assert len(train.work_problems({"trl": [peer], "burnish": [other]}, setting, lengths)) == 1
 
 
+def test_rewards_are_proved_in_float32() -> None:
+    assert train.needs_float32_proof("reward", "bfloat16")
+    assert not train.needs_float32_proof("reward", "float32")
+    assert not train.needs_float32_proof("dpo", "bfloat16")
+    setting, lengths = {"order": [[0], [1]]}, [(5, [3, 2]), (1, [1, 1])]
+    other = result([10, 3], 1, proof={"loss": 0.9, "values": {"0": [-9.0, -2.0]}})
+    found = {"trl": [result([15, 4], 0)], "burnish": [other]}
+    assert train.work_problems(found, setting, lengths)
+    assert train.work_problems(found, setting, lengths, values=False) == []
+
+
 def test_a_peer_is_installed_once_with_torch_first(tmp_path: Path) -> None:
     ran: list[list[str]] = []
     for _ in range(2):
