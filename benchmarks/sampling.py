@@ -187,7 +187,7 @@ def render(record: Record) -> str:
             "Alike on all sides, and checked: prompts, tokens of every answer, dtype; greedily, the first "
             f"{setting['proof_tokens']} tokens of every answer and their log-probs, up to the first token that is as "
             "probable as another. Useful FLOPs are the same number for all sides (benchmarks/common/flops.py).",
-            "" if "vllm" in found else "vLLM was left out.",
+            "vLLM's memory holds room for a KV cache of 2 GiB." if "vllm" in found else "vLLM was left out.",
             commands(record),
             f"Versions: {'; '.join(versions(found[name]) for name in names)}.",
             record["notes"],
