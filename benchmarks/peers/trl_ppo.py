@@ -103,7 +103,6 @@ def main() -> None:
         "side": "trl",
         "seconds_per_update": median,
         "episodes_per_second": setting["prompts"] / median,
-        "peak_rss_bytes": _peak_rss(),
         "peak_rss_before_training_bytes": loaded,
         "seconds": seconds,
         "dtype": arguments.dtype,

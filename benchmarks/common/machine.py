@@ -1,0 +1,62 @@
+"""The machine: what it is, and how fast it multiplies matrices.
+
+python benchmarks/common/machine.py          one line of JSON: FLOP/s in float32 and bfloat16
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SIDE = 2048
+"""Rows and columns of the square matrices: 17 GFLOP a product, large enough that starting it costs nothing."""
+PRODUCTS = 8
+
+
+def describe() -> str:
+    """Processor, cores, and what of its matrix and vector units matters here."""
+    name, flags = platform.machine(), set[str]()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        text = cpuinfo.read_text(encoding="utf-8")
+        fields = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, flags=re.MULTILINE))
+        name, flags = fields.get("model name", name), set(fields.get("flags", "").split())
+    units = [unit for unit, flag in (("AVX-512", "avx512f"), ("AMX", "amx_bf16")) if flag in flags]
+    without = [] if "amx_bf16" in flags else ["no AMX"]
+    return ", ".join([name, f"{os.cpu_count()} cores", *units, *without])
+
+
+def product_rate(dtype: str, *, side: int = SIDE, products: int = PRODUCTS) -> float:
+    """The machine's rate of matrix products, in FLOP/s: the fastest of several of `side` x `side` by `side` x `side`.
+
+    A product counts 2 side^3 operations. The fastest, since whatever disturbs a product can only slow it down.
+    """
+    import torch
+
+    left, right = (torch.randn(side, side).to(getattr(torch, dtype)) for _ in range(2))
+    best = float("inf")
+    for _ in range(products + 1):  # the first one warms up; it is never the fastest
+        started = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * side**3 / best
+
+
+def rates_command() -> list[str]:
+    """The command of a process that measures the rates, so that the one that asks need not load torch."""
+    return [sys.executable, str(Path(__file__).resolve())]
+
+
+def fastest(measured: list[dict[str, Any]]) -> dict[str, float]:
+    """The highest rate of each dtype over several measurements."""
+    return {dtype: max(float(one[dtype]) for one in measured) for dtype in ("float32", "bfloat16")}
+
+
+if __name__ == "__main__":
+    print(json.dumps({dtype: product_rate(dtype) for dtype in ("float32", "bfloat16")}))

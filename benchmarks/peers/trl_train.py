@@ -1,0 +1,235 @@
+"""The peer's side of `benchmarks/train.py`: steps of TRL's SFTTrainer, RewardTrainer or DPOTrainer (TRL 1.16.0).
+
+Run by the python of TRL's own environment, which needs no burnish:
+
+    python -m venv peer && peer/bin/pip install torch==2.13.0 && peer/bin/pip install trl==1.16.0 peft
+    peer/bin/python benchmarks/peers/trl_train.py --work DIR
+
+DIR is what `benchmarks/train.py prepare` wrote. Set up as TRL's documentation has it, as well as it allows on a CPU:
+LoRA through PEFT, the reference being the model without it, or computed beforehand (`precompute_ref_log_probs`);
+the examples of a step sorted by length, which is what `group_by_length` does; no gradient checkpointing, which only
+slows down where memory suffices; no worker processes, since the token ids are at hand. `padding_free` and packing need
+FlashAttention. The last line of the output is JSON: costs, versions, and what was computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from transformers.utils import logging
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+
+class Witness(TrainerCallback):
+    """Notes when each step ended, how many tokens it read, and what the first one computed of each response."""
+
+    def __init__(self, order: list[int]) -> None:
+        self.order = order
+        self.ends: list[float] = []
+        self.tokens: list[int] = [0]
+        self.first_loss = 0.0
+        self.values: list[list[float]] = []
+        self.reference_seconds = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.ends.append(time.perf_counter())
+        self.tokens.append(0)
+
+    def read(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        """A forward hook of the model; the reference's passes have no gradient and are left out."""
+        if not torch.is_grad_enabled():
+            return
+        mask = kwargs["attention_mask"]
+        self.tokens[-1] += int(mask.sum())
+        if self.ends:
+            return
+        log_probs = getattr(output, "log_probs", None)
+        values = output.logits.squeeze(-1) if log_probs is None else log_probs.sum(1)
+        responses = 1 if isinstance(self.trainer, SFTTrainer) else 2
+        # Rows are all first responses, then all second ones.
+        self.values += values.detach().float().reshape(responses, -1).T.tolist()
+
+    def watch(self, trainer: Any) -> None:
+        """Begin to look at a trainer's steps."""
+        self.trainer = trainer
+        trainer.model.register_forward_hook(self.read, with_kwargs=True)
+        step = trainer.training_step
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            share = step(*arguments, **named)
+            if not self.ends:
+                self.first_loss += float(share)
+            return share
+
+        trainer.training_step = noted
+
+    def time_reference(self) -> None:
+        """Time the pre-computation of the reference, which the trainer does while it is made."""
+        compute = DPOTrainer._precompute_ref_logps
+
+        def timed(trainer: Any, *arguments: Any) -> Any:
+            started = time.perf_counter()
+            found = compute(trainer, *arguments)
+            self.reference_seconds += time.perf_counter() - started
+            return found
+
+        DPOTrainer._precompute_ref_logps = timed
+
+    def proof(self) -> dict[str, Any]:
+        """The first step's loss, and the values of each example's responses."""
+        pairs = sorted(zip(self.order, self.values, strict=True))
+        return {"loss": self.first_loss, "values": {str(index): values for index, values in pairs}}
+
+
+class DPOOnIds(DPOTrainer):
+    """DPO on examples that are token ids already."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+def main() -> None:
+    """Train, and print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="what `train.py prepare` wrote")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--micro-batch", type=int, default=4, help="examples of a pass")
+    parser.add_argument("--beforehand", action="store_true", help="DPO: compute the reference before the first step")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    setting = json.loads((arguments.work / "setting.json").read_text(encoding="utf-8"))
+    examples = json.loads((arguments.work / "examples.json").read_text(encoding="utf-8"))
+    if setting["batch"] % arguments.micro_batch:
+        raise SystemExit(f"--micro-batch {arguments.micro_batch} does not divide the batch of {setting['batch']}")
+    witness = Witness(setting["order"][0])
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.beforehand:
+            witness.time_reference()
+        trainer = make_trainer(arguments, setting, examples, witness, folder)
+        witness.watch(trainer)
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        trainer.train()
+    seconds = [after - before for before, after in itertools.pairwise(witness.ends)]
+    result = {
+        "side": "trl",
+        "seconds": seconds,
+        "seconds_per_step": statistics.median(seconds),
+        "reference_seconds": witness.reference_seconds,
+        "dtype": arguments.dtype,
+        "micro_batch": arguments.micro_batch,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("trl", "torch", "transformers", "peft", "accelerate")},
+        "work": {
+            "optimiser_steps": len(witness.ends),
+            "tokens": witness.tokens[: len(witness.ends)],
+            "prompt_times": 0,  # once for each response
+            "trainable_parameters": trainable,
+        },
+        "proof": witness.proof(),
+    }
+    print(json.dumps(result))
+
+
+def make_trainer(
+    arguments: argparse.Namespace, setting: dict[str, Any], examples: list[Any], witness: Witness, folder: str
+) -> Any:
+    """The stage's trainer, over the prepared steps in their order."""
+    stage = setting["stage"]
+    tokenizer = AutoTokenizer.from_pretrained(setting["directory"])
+    tokenizer.pad_token = setting["pad_token"]
+    lora = LoraConfig(
+        task_type="SEQ_CLS" if stage == "reward" else "CAUSAL_LM",
+        r=setting["rank"],
+        lora_alpha=setting["alpha"],
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=["score"] if stage == "reward" else None,
+    )
+    shared: dict[str, Any] = {
+        "args": make_config(arguments, setting, folder),
+        "train_dataset": make_data(stage, examples, list(itertools.chain(*setting["order"]))),
+        "processing_class": tokenizer,
+        "peft_config": lora,
+        "callbacks": [witness],
+    }
+    dtype = getattr(torch, arguments.dtype)
+    if stage == "reward":
+        model = AutoModelForSequenceClassification.from_pretrained(setting["directory"], num_labels=1, dtype=dtype)
+        with torch.no_grad():
+            model.score.weight.copy_(load_file(arguments.work / "head.safetensors")["score"])
+        return RewardTrainer(model, **shared)
+    model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=dtype)
+    return (SFTTrainer if stage == "sft" else DPOOnIds)(model, **shared)
+
+
+def make_config(arguments: argparse.Namespace, setting: dict[str, Any], folder: str) -> Any:
+    """The trainer's settings."""
+    shared: dict[str, Any] = {
+        "output_dir": folder,
+        "per_device_train_batch_size": arguments.micro_batch,
+        "gradient_accumulation_steps": setting["batch"] // arguments.micro_batch,
+        "train_sampling_strategy": "sequential",
+        "num_train_epochs": 1,
+        "learning_rate": setting["learning_rate"],
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "bf16": arguments.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "max_length": None,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": setting["seed"],
+    }
+    if setting["stage"] == "sft":
+        return SFTConfig(**shared)
+    if setting["stage"] == "reward":
+        return RewardConfig(**shared, center_rewards_coefficient=setting["centring"])
+    return DPOConfig(
+        **shared,
+        beta=setting["beta"],
+        precompute_ref_log_probs=arguments.beforehand,
+        precompute_ref_batch_size=arguments.micro_batch,
+    )
+
+
+def make_data(stage: str, examples: list[Any], order: list[int]) -> Dataset:
+    """The examples in the order of training, in the columns of TRL's tokenised data."""
+    rows = []
+    for index in order:
+        prompt, responses = examples[index]["prompt"], examples[index]["responses"]
+        if stage == "sft":
+            labels = [-100] * len(prompt) + responses[0]
+            rows.append({"input_ids": prompt + responses[0], "labels": labels})
+        elif stage == "reward":
+            rows.append({"chosen_ids": prompt + responses[0], "rejected_ids": prompt + responses[1]})
+        else:
+            rows.append({"prompt_ids": prompt, "chosen_ids": responses[0], "rejected_ids": responses[1]})
+    return Dataset.from_list(rows)
+
+
+if __name__ == "__main__":
+    main()

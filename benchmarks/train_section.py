@@ -1,0 +1,89 @@
+"""The section of RESULTS.md for SFT, reward model and DPO beside TRL's."""
+
+from __future__ import annotations
+
+import statistics
+
+from common.flops import ModelSize, step_flops
+from common.results import Record, commands, section, table, versions, with_range
+from common.rounds import Result, loads, medians, ratios
+
+NAMES = {"sft": "SFT", "reward": "Reward model", "dpo": "DPO"}
+VALUES = {"sft": "log-probs", "reward": "rewards", "dpo": "log-probs"}
+BEFOREHAND = "-beforehand"
+"""What the name of a side ends with that computes DPO's reference before the first step."""
+
+
+def render(record: Record) -> str:
+    """The section of RESULTS.md for a stage, a model and a data set."""
+    stage, setting, found = record["stage"], record["setting"], record["runs"]
+    peer, own = found["trl"], found["burnish"]
+    variants = [("", "")] if stage != "dpo" else [("", "reference in the step"), (BEFOREHAND, "reference beforehand")]
+    blocks = []
+    for suffix, label in variants:
+        sides = found[f"trl{suffix}"], found[f"burnish{suffix}"]
+        blocks.append(_table(record, *sides, label or "a step", reference=stage == "dpo" and not suffix))
+    rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record["rates"].items())
+    tokens = [prompt + max(responses) for step in record["lengths"] for prompt, responses in step]
+    low, high = loads(found)
+    what = {"sft": "conversations", "reward": "pairs", "dpo": "pairs"}[stage]
+    return section(
+        f"{NAMES[stage]} beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}",
+        [
+            f"Machine: {record['machine']}; {peer[0]['threads']} threads; measured matrix products: {rates}. "
+            f"{record['date']}.",
+            f"Steps of {setting['batch']} {what}, the longest of {min(tokens)} to {max(tokens)} tokens; LoRA of rank "
+            f"{setting['rank']} on all linear layers but the output matrix "
+            f"({peer[0]['work']['trainable_parameters']:,} parameters train). {len(peer)} rounds of all sides in turn, "
+            f"each in a process of its own, {setting['steps']} timed steps after one that warms up; medians of the "
+            f"rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
+            *blocks,
+            _small_print(record),
+            commands(record),
+            f"Versions: {versions(peer)}; {versions(own)}.",
+            record["notes"],
+        ],
+    )
+
+
+def _table(record: Record, peer: list[Result], own: list[Result], label: str, *, reference: bool) -> str:
+    setting, batch = record["setting"], record["setting"]["batch"]
+    size = ModelSize(**setting["size"])
+    flops = statistics.median(
+        step_flops(record["stage"], size, step, rank=setting["rank"], reference=reference)
+        for step in record["lengths"][1:]
+    )
+    rate = record["rates"][peer[0]["dtype"]]
+    times = [medians(side, "seconds_per_step")[0] for side in (peer, own)]
+    memory = [medians(side, "peak_rss_bytes")[0] for side in (peer, own)]
+    rows = [
+        ["seconds per step", *(f"{t:.2f}" for t in times), with_range(ratios(peer, own, "seconds_per_step"))],
+        ["examples per second", *(f"{batch / t:.2f}" for t in times), ""],
+        ["useful FLOPs / time / measured rate", *(f"{flops / t / rate:.0%}" for t in times), ""],
+        [
+            "peak memory of the process (RSS), GB",
+            *(f"{m / 1e9:.2f}" for m in memory),
+            with_range(ratios(own, peer, "peak_rss_bytes")),
+        ],
+    ]
+    if any(side[0]["reference_seconds"] for side in (peer, own)):
+        once = [medians(side, "reference_seconds")[0] / len(record["lengths"]) for side in (peer, own)]
+        total = [a + b for a, b in zip(times, once, strict=True)]
+        ratio = f"{total[0] / total[1]:.2f}"
+        rows.insert(1, ["... with the reference's share, one epoch", *(f"{t:.2f}" for t in total), ratio])
+    return table([label, f"TRL {peer[0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"], rows)
+
+
+def _small_print(record: Record) -> str:
+    stage, setting, peer = record["stage"], record["setting"], record["runs"]["trl"][0]
+    times = {"sft": "once", "reward": "for each response", "dpo": "for each response, and the reference's again"}
+    loss, values = record["proof"]["apart"]
+    where = "in the first step" if record["proof"]["dtype"] == peer["dtype"] else "in float32, before the rounds,"
+    return (
+        "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, "
+        f"dtype, threads; {where} the loss (largest difference {loss:.1g}) and the {VALUES[stage]} of every "
+        f"response ({values:.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number for "
+        "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
+        f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
+        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens."
+    )

@@ -1,0 +1,49 @@
+"""The proof that two sides did the same work fails when they did not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from common.agreement import largest_distance, proof_problems, token_problems
+
+
+def proof(loss: float = 0.7, **values: list[float]) -> dict[str, Any]:
+    return {"loss": loss, "values": {name[1:]: value for name, value in values.items()}}
+
+
+def test_what_agrees_to_rounding_is_no_problem() -> None:
+    peer, own = proof(0.7, _0=[-200.0, -3.0]), proof(0.70005, _0=[-200.015, -3.0002])
+    assert proof_problems(peer, own, "float32") == []
+    loss, value = largest_distance(peer, own)
+    assert (loss, value) == (pytest.approx(5e-5), pytest.approx(0.015 / 200.015))
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "said"),
+    [
+        (proof(0.7, _0=[-1.0]), proof(0.7002, _0=[-1.0]), "loss"),
+        (proof(0.7, _0=[-1.0]), proof(math.nan, _0=[-1.0]), "loss"),
+        (proof(0.7, _0=[-1.0]), proof(0.7, _1=[-1.0]), "examples"),
+        (proof(0.7, _0=[-1.0, -2.0]), proof(0.7, _0=[-1.0]), "responses"),
+        (proof(0.7, _0=[-1.0, -200.0]), proof(0.7, _0=[-1.0, -200.05]), "per-response"),
+    ],
+)
+def test_what_differs_is_said(peer: dict[str, Any], own: dict[str, Any], said: str) -> None:
+    [problem] = proof_problems(peer, own, "float32")
+    assert said in problem
+
+
+def test_bfloat16_may_differ_by_two_percent() -> None:
+    assert proof_problems(proof(_0=[-100.0]), proof(_0=[-101.9]), "bfloat16") == []
+    assert proof_problems(proof(_0=[-100.0]), proof(_0=[-103.0]), "bfloat16")
+
+
+def test_greedy_tokens_may_part_where_they_are_as_probable() -> None:
+    peer = [[(5, -1.0), (7, -0.69314), (1, -9.0)]]
+    assert token_problems(peer, [[(5, -1.0), (8, -0.69315), (2, -0.1)]], "float32") == []
+    assert token_problems(peer, [[(5, -1.0), (8, -0.9), (2, -0.1)]], "float32")
+    assert token_problems(peer, [[(5, -1.1), (7, -0.69314), (1, -9.0)]], "float32")
+    assert token_problems(peer, [], "float32") == ["1 and 0 prompts"]

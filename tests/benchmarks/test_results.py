@@ -1,0 +1,105 @@
+"""Records on disk, and the page that is made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import growth
+import report
+import train_section
+from common import results
+
+ROOT = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_the_page_in_the_repository_is_that_of_its_results() -> None:
+    pictures = [name for name in ("peers.png", "growth.png") if (ROOT / "figures" / name).is_file()]
+    assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == report.page(results.load_all(), pictures)
+
+
+def test_what_is_not_measured_says_how() -> None:
+    page = report.page([])
+    assert page.count("Not yet measured") == len(report.TITLES)
+    assert "## DPO beside TRL\n\nNot yet measured: `make bench STAGES=dpo`." in page
+
+
+def test_a_record_comes_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    record = results.new_record("growth-startup", points=[])
+    path = results.save("growth: Start, up", record, tmp_path)
+    assert path.name == "growth-start-up.json"
+    assert results.load_all(tmp_path) == [record]
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"growth-start-up\.json"):
+        results.load_all(tmp_path)
+
+
+def test_names_of_data_hold_no_paths() -> None:
+    assert results.data_label("/somewhere/else/pairs.jsonl.gz") == "pairs.jsonl.gz"
+    assert results.data_label("starter/preferences") == "starter/preferences"
+
+
+def test_a_table_has_columns_of_equal_width() -> None:
+    assert results.table(["", "TRL"], [["seconds", "1.00"]]) == (
+        "|         |  TRL |\n|---------|-----:|\n| seconds | 1.00 |"
+    )
+
+
+def measured(stage: str) -> dict[str, Any]:
+    """A record of one round in which TRL takes 6 seconds and 4 GB, burnish 2 seconds and 1 GB."""
+    setting = {"model": "m", "data": "d", "batch": 2, "steps": 1, "rank": 2, "micro_batch_tokens": 64}
+    setting["size"] = {"linear": 100, "widths": 30, "hidden": 4, "vocabulary": 10}
+
+    def side(name: str, seconds: float, memory: float, reference: float) -> dict[str, Any]:
+        return {
+            "seconds_per_step": seconds,
+            "peak_rss_bytes": memory * 1e9,
+            "reference_seconds": reference,
+            "load": 0.1,
+            "dtype": "float32",
+            "threads": 2,
+            "micro_batch": 2,
+            "versions": {name: "1.0"},
+            "work": {"trainable_parameters": 60},
+            "proof": {"loss": 0.5, "values": {"0": [-1.0]}},
+        }
+
+    runs = {"trl": [side("trl", 6.0, 4.0, 0.0)], "burnish": [side("burnish", 2.0, 1.0, 0.0)]}
+    if stage == "dpo":
+        runs |= {"trl-beforehand": [side("trl", 4.0, 4.0, 2.0)], "burnish-beforehand": [side("burnish", 1.0, 1.0, 2.0)]}
+    lengths = [[(5, [3, 2])], [(5, [3, 2])]]
+    proof = {"dtype": "float32", "apart": [0.0, 1e-6]}
+    rates = {"float32": 8400.0, "bfloat16": 1.0}
+    more = {"rates": rates, "setting": setting, "lengths": lengths, "runs": runs, "commands": ["c"], "proof": proof}
+    return results.new_record(stage, **more)
+
+
+def test_a_stage_is_rendered_with_ratios_and_the_share_of_the_rate() -> None:
+    text = train_section.render(measured("sft"))
+    assert "| seconds per step                     |    6.00 |    2.00 |           3.00 (3.00 to 3.00) |" in text
+    # 8,400 useful operations (see test_flops) in 2 s at 8,400 a second.
+    assert "| useful FLOPs / time / measured rate  |     17% |     50% |" in text
+    assert "0.25 (0.25 to 0.25)" in text
+
+
+def test_the_reference_beforehand_counts_with_its_share() -> None:
+    text = train_section.render(measured("dpo"))
+    # 2 s for the pairs of two steps: 1 s a step.
+    assert "one epoch |    5.00 |    2.00 |                          2.50 |" in text
+    rows = report.comparisons([measured("dpo")])
+    assert [(fast, share) for _, fast, share in rows] == [(3.0, 0.25), (4.0, 0.25)]
+
+
+def test_growth_is_rendered_and_drawn_from_its_points() -> None:
+    points = [{"value": 128, "shared": 1.0, "apart": 1.5, "threads": 2, "torch": "2"}]
+    record = results.new_record("growth-prompt", model="m", dtype="float32", repeats=1, commands=["c"], points=points)
+    assert "| 128                  |          1.00 |             1.50 |" in growth.render(record)
+    [panel] = report.panels([record])
+    assert panel["lines"] == {"prompt shared": [(128, 1.0)], "a row a response": [(128, 1.5)]}
+    startup = [{"help": 0.25, "python": 0.02}]
+    record = results.new_record("growth-startup", model="m", dtype="float32", commands=["c"], points=startup)
+    assert "0.25" in growth.render(record)
+    assert json.loads(json.dumps(record)) == record
