@@ -98,7 +98,7 @@ def train(arguments: argparse.Namespace, start: str, reward: str, files: dict[st
         kl_coefficient=0.0,
         learning_rate=arguments.learning_rate,
         schedule="constant",
-        missing_eos_penalty=0.0,
+        missing_eos_penalty=1.0,  # without it answers stop ending first, and that alarm goes off before any other
         eval_every=arguments.eval_every,
         on_alarm=on_alarm,
         keep_best=on_alarm == "rollback",
