@@ -21,7 +21,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from common.results import (
     with_range,
 )
 from common.rounds import Found, alternate, loads, medians, peer_script, ratios
+from common.sides import dispatch, stamp_steps
 from common.work import read_setting
 
 NEVER_WRITTEN = "keyframe"
@@ -135,18 +135,11 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
 
     from burnish.stages.config import PPOConfig
     from burnish.stages.ppo import train_ppo
-    from burnish.stages.run import Run
 
     setting = read_setting(work)
     rows, response_tokens, epochs = setting["prompts"], setting["response_tokens"], setting["update_epochs"]
     ends: list[float] = []
-    log = Run.log
-
-    def stamped(run: Run, values: dict[str, Any]) -> None:
-        if "learning_rate" in values and values["step"] % epochs == 0:  # an optimiser step, the last of its update
-            ends.append(time.perf_counter())
-        log(run, values)
-
+    stamp_steps(ends, every=epochs)  # the last step of each update
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         settings = {
@@ -172,7 +165,6 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
             "seed": setting["seed"],
             "lora": {"rank": setting["rank"], "alpha": setting["alpha"], "targets": "all-linear"},
         }
-        Run.log = stamped  # type: ignore[method-assign]
         train_ppo(PPOConfig.parse(settings), console=Console(quiet=True))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
@@ -339,17 +331,13 @@ def main() -> None:
     parser.add_argument("--peer-critic", choices=("full", "lora"), default="full")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="compare: where the result goes")
     arguments = parser.parse_args()
-    arguments.work = arguments.work.absolute()
-    if arguments.action == "prepare":
-        if arguments.data is None:
-            parser.error("prepare needs --data")
-        prepare(arguments.work, arguments.data, arguments.model)
-    elif arguments.action == "ours":
-        print(json.dumps(ours(arguments.work, arguments.updates, arguments.dtype)))
-    else:
-        if arguments.peer_python is None:
-            parser.error("compare needs --peer-python")
-        compare(arguments)
+    dispatch(
+        parser,
+        arguments,
+        prepare=lambda: prepare(arguments.work, arguments.data, arguments.model),
+        ours=lambda: ours(arguments.work, arguments.updates, arguments.dtype),
+        compare=compare,
+    )
 
 
 if __name__ == "__main__":

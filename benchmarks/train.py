@@ -35,6 +35,7 @@ from common.results import (
     save,
 )
 from common.rounds import Found, Result, alternate, peer_script, run
+from common.sides import dispatch, stamp_steps
 from common.work import prepare, public, read_lengths, read_setting
 from train_section import BEFOREHAND, render
 
@@ -73,16 +74,8 @@ class Watch:
         import burnish.stages.dpo as dpo
         import burnish.stages.sft as sft
         from burnish.models.heads import Scorer
-        from burnish.stages.run import Run
 
-        log = Run.log
-
-        def stamped(run: Run, values: dict[str, Any]) -> None:
-            if "learning_rate" in values:  # an optimiser step
-                self.ends.append(time.perf_counter())
-            log(run, values)
-
-        Run.log = stamped  # type: ignore[method-assign]
+        stamp_steps(self.ends)
         if stage == "reward":
             scores = Scorer.scores
 
@@ -333,19 +326,19 @@ def main() -> None:
     """Do what the first argument says."""
     parser = make_parser()
     arguments = parser.parse_args()
-    arguments.work = arguments.work.absolute()
-    if arguments.action == "prepare":
-        if arguments.data is None:
-            parser.error("prepare needs --data")
+
+    def prepared() -> None:
         chosen = {"model": arguments.model, "data": data_label(arguments.data), "steps": arguments.steps}
         chosen |= {"batch": arguments.batch or BATCH[arguments.stage], "max_length": arguments.max_length}
         prepare(arguments.work, arguments.stage, {**SETTING, **chosen}, arguments.data)
-    elif arguments.action == "ours":
-        print(json.dumps(ours(arguments.work, arguments.dtype, beforehand=arguments.beforehand)))
-    else:
-        if arguments.peer_python is None:
-            parser.error("compare needs --peer-python")
-        compare(arguments)
+
+    dispatch(
+        parser,
+        arguments,
+        prepare=prepared,
+        ours=lambda: ours(arguments.work, arguments.dtype, beforehand=arguments.beforehand),
+        compare=compare,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""What the scripts with two sides share: the end of their command lines, and the clock on our own steps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def dispatch(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    *,
+    prepare: Callable[[], Any],
+    ours: Callable[[], dict[str, Any]],
+    compare: Callable[[argparse.Namespace], None],
+) -> None:
+    """Do what `arguments.action` says, on `arguments.work` as an absolute path; what our side found is printed as JSON.
+
+    Raises:
+        SystemExit: `prepare` without --data, or `compare` without --peer-python.
+    """
+    arguments.work = arguments.work.absolute()
+    if arguments.action == "prepare":
+        if arguments.data is None:
+            parser.error("prepare needs --data")
+        prepare()
+    elif arguments.action == "ours":
+        print(json.dumps(ours()))
+    else:
+        if arguments.peer_python is None:
+            parser.error("compare needs --peer-python")
+        compare(arguments)
+
+
+def stamp_steps(ends: list[float], *, every: int = 1) -> None:
+    """Note in `ends` when each optimiser step of burnish's stages is logged, or every so many-th. What they compute
+    stays as it is."""
+    from burnish.stages.run import Run
+
+    log = Run.log
+
+    def stamped(run: Run, values: dict[str, Any]) -> None:
+        if "learning_rate" in values and values["step"] % every == 0:  # an optimiser step
+            ends.append(time.perf_counter())
+        log(run, values)
+
+    Run.log = stamped  # type: ignore[method-assign]
