@@ -97,6 +97,7 @@ def train(arguments: argparse.Namespace, start: str, reward: str, files: dict[st
         max_new_tokens=MAX_NEW_TOKENS,
         kl_coefficient=0.0,
         learning_rate=arguments.learning_rate,
+        lora={"layers": arguments.layers},
         schedule="constant",
         missing_eos_penalty=1.0,  # without it answers stop ending first, and that alarm goes off before any other
         eval_every=arguments.eval_every,
@@ -190,6 +191,8 @@ def main() -> None:
     parser.add_argument("--judge", choices=("member", "gold"), default="member", help="what the alarm listens to")
     parser.add_argument("--pairs", type=int, default=400, help="prompts of the pairs; ties are left out")
     parser.add_argument("--noise", type=float, default=0.25, help="the share of wrong labels")
+    parser.add_argument("--layers", default="all", help="that reward model and policy train: all, or last-N")
+    parser.add_argument("--reward-epochs", type=int, default=2)
     parser.add_argument("--rollouts", type=int, default=40)
     parser.add_argument("--eval-every", type=int, default=2, help="in rollouts")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
@@ -213,7 +216,8 @@ def main() -> None:
         template="none",
         members=3,
         holdout=True,
-        epochs=2,
+        lora={"layers": arguments.layers},
+        epochs=arguments.reward_epochs,
         validation=0.1,
         learning_rate=2e-4,
         dtype="float32",

@@ -109,7 +109,7 @@ def check(
 def _trained_tokens(found: LoadedModel) -> list[str]:
     """The tokens whose rows an adapter brings along: they have been trained, whatever the base's rows are."""
     from burnish.models.adapters import load_adapter
-    from burnish.models.lora import token_rows_of
+    from burnish.models.token_rows import token_rows_of
 
     if found.source.adapter is None:
         return []

@@ -85,6 +85,19 @@ class PromptGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class TrunkStates:
+    """What lower layers make of a batch's rows, computed apart from those above (`models/trunk.py`).
+
+    Attributes:
+        hidden: (B, T, D) their output; anything at padding.
+        trunk: whose layers they are; the roles that share them take up from `hidden`.
+    """
+
+    hidden: Tensor
+    trunk: Any
+
+
+@dataclass(frozen=True, slots=True)
 class GroupBatch:
     """A padded batch of prompt groups.
 
@@ -99,6 +112,7 @@ class GroupBatch:
         group_of: (R,) which group of the batch each response belongs to, ascending.
         indices: the groups' places in their data set, in the order of the batch.
         origins: the same for their origins.
+        trunk: what lower layers make of these rows, where that is known already.
     """
 
     input_ids: Tensor
@@ -111,6 +125,7 @@ class GroupBatch:
     group_of: Tensor
     indices: tuple[int, ...]
     origins: tuple[str, ...]
+    trunk: TrunkStates | None = None
 
     @property
     def n_responses(self) -> int:
@@ -134,6 +149,7 @@ class GroupBatch:
             return torch.cat([values + copy * by for copy in range(n)])
 
         size = self.input_ids.numel()
+        trunk = self.trunk
         return GroupBatch(
             input_ids=self.input_ids.repeat(n, 1),
             position_ids=self.position_ids.repeat(n, 1),
@@ -145,6 +161,7 @@ class GroupBatch:
             group_of=shifted(self.group_of, len(self.indices)),
             indices=self.indices * n,
             origins=self.origins * n,
+            trunk=None if trunk is None else TrunkStates(trunk.hidden.repeat(n, 1, 1), trunk.trunk),
         )
 
     def to(self, device: torch.device | str) -> GroupBatch:

@@ -19,12 +19,11 @@ from burnish.models.config import LoRAConfig
 from burnish.models.lora import (
     LoRALinear,
     add_layer,
-    add_token_rows,
     check_new_name,
     find_targets,
     lora_layers,
-    token_rows_of,
 )
+from burnish.models.token_rows import add_token_rows, token_rows_of
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

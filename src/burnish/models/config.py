@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+import re
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from burnish.config import Config
 
 ALL_LINEAR = "all-linear"
+ALL_LAYERS = "all"
 Precision = Literal["auto", "bfloat16", "float32"]
 
 
@@ -25,6 +27,9 @@ class LoRAConfig(Config):
     targets: tuple[str, ...] = (ALL_LINEAR,)
     """Layer names (`q_proj`), patterns over full paths (`*.layers.1?.mlp.*`), or `all-linear`: every linear layer
     but the output projection."""
+    layers: str = ALL_LAYERS
+    """Which decoder layers train: `all`, or `last-N`, the N nearest to the output. The others stay as the stage finds
+    them, so that what they compute is computed once for all epochs and for all roles that share them."""
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
     init: Literal["kaiming", "normal"] = "kaiming"
@@ -43,6 +48,19 @@ class LoRAConfig(Config):
         if not value:
             raise ValueError("name at least one target, or use all-linear")
         return value
+
+    @field_validator("layers")
+    @classmethod
+    def _known_layers(cls, value: str) -> str:
+        if value != ALL_LAYERS and not re.fullmatch(r"last-[1-9][0-9]*", value):
+            raise ValueError("give all, or last-N with N from 1, as in last-10")
+        return value
+
+    @model_validator(mode="after")
+    def _token_rows_are_below(self) -> Self:
+        if self.layers != ALL_LAYERS and self.trainable_tokens:
+            raise ValueError("trainable_tokens train the embeddings, below the layers that stay: use layers: all")
+        return self
 
     @property
     def scale(self) -> float:

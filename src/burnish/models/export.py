@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import AdapterError
 from burnish.models.heads import score
-from burnish.models.lora import LoRALinear, TokenRowsEmbedding, lora_layers, token_rows_of
+from burnish.models.lora import LoRALinear, lora_layers
 from burnish.models.roles import Backbone
+from burnish.models.token_rows import TokenRowsEmbedding, token_rows_of
 
 # What rounding may do to logits, relative to their size: the merged weight is rounded once to the dtype, the adapter's
 # path keeps base and update apart.

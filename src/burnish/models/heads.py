@@ -48,8 +48,8 @@ class Scorer:
     head: nn.Parameter
 
     def parameters(self, *, head_only: bool = False) -> dict[str, nn.Parameter]:
-        """What trains: the head, and the role's own parameters unless they are to stay as they are."""
-        own = {} if head_only else self.role.parameters()
+        """What trains: the head and, unless it alone is to, those of the role's own parameters that train."""
+        own = {} if head_only else self.role.trained()
         return {**own, HEAD: self.head}
 
     def features(self, batch: GroupBatch, *, dropout: bool = False) -> Tensor:

@@ -19,9 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from burnish.errors import AdapterError, ModelError, suggest
-from burnish.models.config import ALL_LINEAR, LoRAConfig
+from burnish.models.config import ALL_LAYERS, ALL_LINEAR, LoRAConfig
+from burnish.models.layers import in_layers
 from burnish.models.lowrank import Span, lora_linear
 from burnish.models.routing import Route, current_route
+from burnish.models.token_rows import (
+    TokenRowsEmbedding,
+    add_token_rows,
+    replace_module,
+    share_token_rows,
+    token_rows,
+    token_rows_of,
+)
 
 
 class LoRALinear(nn.Module):
@@ -76,7 +85,8 @@ class LoRALinear(nn.Module):
             if name is None or name not in self.configs:
                 continue
             config, keep = self.configs[name], None
-            if route.dropout and config.dropout > 0.0:
+            # What stays as it is has no dropout: below layers that train it is the same in every pass.
+            if route.dropout and config.dropout > 0.0 and self.lora_a[name].requires_grad:
                 keep = F.dropout(torch.ones_like(x if rows is None else x[rows]), config.dropout)
             if rows is not None:
                 positions = x.shape[1:-1].numel()
@@ -109,48 +119,6 @@ def _rows_of_parts(x: Tensor, route: Route) -> list[tuple[slice | None, str | No
     return [(slice(a, b), name) for a, b, (name, _) in zip(starts, ends, route.parts, strict=True)]
 
 
-class TokenRowsEmbedding(nn.Module):
-    """A frozen embedding in which an adapter may hold its own, trainable rows for chosen tokens."""
-
-    def __init__(self, base: nn.Embedding) -> None:
-        super().__init__()
-        self.base = base
-        self.rows = nn.ParameterDict()
-        self.ids = nn.ParameterDict()
-
-    @property
-    def weight(self) -> Tensor:
-        """(V, D) the frozen table."""
-        return self.base.weight
-
-    def add(self, adapter: str, token_ids: Sequence[int]) -> None:
-        """Give an adapter its own rows, as copies of the frozen ones."""
-        ids = torch.tensor(sorted(set(token_ids)), dtype=torch.long, device=self.weight.device)
-        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
-        self.rows[adapter] = nn.Parameter(self.weight[ids].detach().to(dtype, copy=True))
-        self.ids[adapter] = nn.Parameter(ids, requires_grad=False)  # follows the module to its device
-
-    def remove(self, adapter: str) -> None:
-        """Forget an adapter's rows."""
-        del self.rows[adapter], self.ids[adapter]
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        out: Tensor = self.base(input_ids)
-        parts = current_route().parts
-        start = 0
-        for adapter, rows in parts:
-            stop = input_ids.shape[0] if len(parts) == 1 else start + rows
-            if adapter is not None and adapter in self.ids:
-                where, which = (input_ids[start:stop].reshape(-1, 1) == self.ids[adapter]).nonzero(as_tuple=True)
-                # Gemma's embedding layer scales what it looks up.
-                factor = getattr(self.base, "embed_scale", 1.0)
-                values = (self.rows[adapter][which] * factor).to(out.dtype)
-                width = input_ids.shape[1] if input_ids.dim() > 1 else 1
-                out = out.reshape(-1, out.shape[-1]).index_put((where + start * width,), values).view(out.shape)
-            start = stop
-        return out
-
-
 def is_linear(module: nn.Module) -> bool:
     """Whether LoRA can adapt the module: a linear layer, or GPT-2's transposed one."""
     from transformers.pytorch_utils import Conv1D
@@ -158,11 +126,16 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
+def find_targets(model: nn.Module, targets: Sequence[str], layers: str = ALL_LAYERS) -> list[str]:
     """Paths of the linear layers that `targets` names, in the model's order.
 
     A target is `all-linear` (all but the output projection), a layer's own name (`q_proj`), the end of a path
     (`self_attn.q_proj`), or a shell-style pattern over the whole path.
+
+    Args:
+        model: a transformers causal LM.
+        targets: what is adapted.
+        layers: the decoder layers that it is adapted in (`LoRAConfig.layers`).
 
     Raises:
         AdapterError: when a target matches nothing.
@@ -192,7 +165,12 @@ def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
                 fix=f"use all-linear, a pattern over paths, or one of: {', '.join(names)}",
             )
         chosen.update(matched)
-    return [name for name in linear if name in chosen]
+    found = [name for name in linear if name in chosen and in_layers(model, name, layers)]
+    if not found:
+        raise AdapterError(
+            f"LoRA targets {', '.join(targets)} match nothing in {layers} of the layers", where="lora.layers"
+        )
+    return found
 
 
 def inject(model: nn.Module, adapter: str, config: LoRAConfig, *, seed: int, token_ids: Sequence[int] = ()) -> None:
@@ -209,14 +187,14 @@ def inject(model: nn.Module, adapter: str, config: LoRAConfig, *, seed: int, tok
         AdapterError: for a bad or taken name, or a target that matches nothing.
     """
     check_new_name(model, adapter)
-    paths = find_targets(model, config.targets)
+    paths = find_targets(model, config.targets, config.layers)
     if not adapter_names(model):
         model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for path in paths:
         _lora_layer(model, path).add(adapter, config, generator)
     if token_ids:
-        _token_rows(model).add(adapter, token_ids)
+        token_rows(model).add(adapter, token_ids)
 
 
 def check_new_name(model: nn.Module, adapter: str) -> None:
@@ -238,44 +216,12 @@ def add_layer(model: nn.Module, path: str, adapter: str, config: LoRAConfig, a: 
     layer.configs[adapter] = config
 
 
-def add_token_rows(model: nn.Module, adapter: str, token_ids: Sequence[int], rows: Tensor) -> None:
-    """Give an adapter its own embedding rows (M, D) for `token_ids`, in that order."""
-    embedding = _token_rows(model)
-    embedding.add(adapter, token_ids)
-    order = [token_ids.index(int(i)) for i in embedding.ids[adapter]]
-    with torch.no_grad():
-        embedding.rows[adapter].copy_(rows[order])
-
-
 def _lora_layer(model: nn.Module, path: str) -> LoRALinear:
     module = model.get_submodule(path)
     if not isinstance(module, LoRALinear):
         module = LoRALinear(module)
-        _replace(model, path, module)
+        replace_module(model, path, module)
     return module
-
-
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
-
-
-def _token_rows(model: nn.Module) -> TokenRowsEmbedding:
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    if isinstance(embedding, TokenRowsEmbedding):
-        return embedding
-    path = next(name for name, module in model.named_modules() if module is embedding)
-    wrapped = TokenRowsEmbedding(embedding)
-    _replace(model, path, wrapped)
-    return wrapped
-
-
-def token_rows_of(model: nn.Module, adapter: str | None) -> tuple[Tensor, nn.Parameter] | None:
-    """An adapter's own embedding rows as (ids, rows), or none."""
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    if adapter is None or not isinstance(embedding, TokenRowsEmbedding) or adapter not in embedding.ids:
-        return None
-    return embedding.ids[adapter], embedding.rows[adapter]
 
 
 def lora_layers(model: nn.Module, adapter: str | None = None) -> Iterator[tuple[str, LoRALinear]]:
@@ -322,27 +268,70 @@ def remove_adapter(model: nn.Module, adapter: str) -> None:
     for _, layer in list(lora_layers(model, adapter)):
         layer.remove(adapter)
     if token_rows_of(model, adapter) is not None:
-        _token_rows(model).remove(adapter)
+        token_rows(model).remove(adapter)
 
 
 @torch.no_grad()
-def copy_adapter(model: nn.Module, source: str, target: str) -> None:
+def copy_adapter(model: nn.Module, source: str, target: str, *, layers: str = ALL_LAYERS) -> None:
     """Add `target` as an exact copy of `source`; the policy of DPO and PPO starts so from the SFT adapter.
 
+    Args:
+        model: that holds `source`.
+        source: the adapter to copy.
+        target: the copy's name.
+        layers: the decoder layers that get tensors of their own (`LoRAConfig.layers`); below them, token rows
+            included, the two adapters hold the very same tensors.
+
     Raises:
-        AdapterError: when there is no `source`, or `target` is taken.
+        AdapterError: when there is no `source`, `target` is taken, or `source` adapts none of these layers.
     """
     check_new_name(model, target)
-    layers = list(lora_layers(model, source))
-    if not layers:
+    held = list(lora_layers(model, source))
+    if not held:
         raise AdapterError(f"the model holds no adapter named {source!r}")
-    for _, layer in layers:
-        layer.lora_a[target] = nn.Parameter(layer.lora_a[source].detach().clone())
-        layer.lora_b[target] = nn.Parameter(layer.lora_b[source].detach().clone())
+    own = {path for path, _ in held if in_layers(model, path, layers)}
+    if not own:
+        raise AdapterError(
+            f"the adapter that the stage starts from adapts none of the layers {layers}",
+            where="lora.layers",
+            fix="name more layers, or merge that adapter first (burnish merge)",
+        )
+    for path, layer in held:
+        a, b = layer.lora_a[source], layer.lora_b[source]
+        layer.lora_a[target] = nn.Parameter(a.detach().clone()) if path in own else a
+        layer.lora_b[target] = nn.Parameter(b.detach().clone()) if path in own else b
         layer.configs[target] = layer.configs[source]
-    own = token_rows_of(model, source)
-    if own is not None:
-        add_token_rows(model, target, own[0].tolist(), own[1])
+    rows = token_rows_of(model, source)
+    if rows is None:
+        return
+    if layers == ALL_LAYERS:
+        add_token_rows(model, target, rows[0].tolist(), rows[1])
+    else:
+        share_token_rows(model, target, source)
+
+
+@torch.no_grad()
+def tie_adapters(model: nn.Module, adapter: str, to: str) -> int:
+    """Where two frozen adapters hold equal matrices in a layer, let them hold the very same ones.
+
+    A reward model trained from an SFT adapter with `layers: last-N` brings the lower layers of that adapter along;
+    tied to it, they are known to be computed alike.
+
+    Returns:
+        In how many layers.
+    """
+    tied = 0
+    for _, layer in lora_layers(model, adapter):
+        if to not in layer.configs or layer.configs[adapter].scale != layer.configs[to].scale:
+            continue
+        pairs = [(held[adapter], held[to]) for held in (layer.lora_a, layer.lora_b)]
+        if all(torch.equal(x, y) and not (x.requires_grad or y.requires_grad) for x, y in pairs):
+            layer.lora_a[adapter], layer.lora_b[adapter] = layer.lora_a[to], layer.lora_b[to]
+            tied += 1
+    first, second = token_rows_of(model, adapter), token_rows_of(model, to)
+    if first is not None and second is not None and all(torch.equal(x, y) for x, y in zip(first, second, strict=True)):
+        share_token_rows(model, adapter, to)
+    return tied
 
 
 def count_trainable_params(model: nn.Module) -> tuple[int, int]:

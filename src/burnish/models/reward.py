@@ -26,6 +26,7 @@ from burnish.models.adapters import HEAD, load_adapter_with_head, save_adapter
 from burnish.models.gguf import Echo
 from burnish.models.heads import Scorer
 from burnish.models.loading import ModelSource, load_model, resolve_model
+from burnish.models.lora import tie_adapters
 from burnish.models.roles import Backbone, freeze
 
 RECORD = "reward.json"
@@ -170,6 +171,8 @@ def load_reward_model(
         scorers = [Scorer(backbone.role(name), _parameter(head, backbone)) for name, head in heads.items()]
         for scorer in scorers:
             freeze(scorer.role.parameters())
+        for name in list(heads)[1:]:
+            tie_adapters(model, name, next(iter(heads)))
     held_back = record.get("holdout") is not None
     return RewardModel(
         scorers=tuple(scorers[:-1] if held_back else scorers),

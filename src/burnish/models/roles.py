@@ -10,20 +10,21 @@ Legend: B rows, T tokens, N response tokens that carry loss, R responses, V voca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from burnish.data.groups import GroupBatch, Layout, PromptGroup, Response, collate
 from burnish.errors import ModelError
 from burnish.models.attention import ATTENTION_NAME, AttentionPlan, GroupPlan, register_attention
-from burnish.models.lora import adapter_names, adapter_parameters, backbone_parameters, token_rows_of
+from burnish.models.layers import allow_parts, checkpoint_layers, only_below, only_from
+from burnish.models.lora import adapter_names, adapter_parameters, backbone_parameters
 from burnish.models.norms import fuse_norms
-from burnish.models.routing import PLAIN, Route, recompute_contexts, routed
+from burnish.models.routing import PLAIN, Route, routed
+from burnish.models.token_rows import token_rows_of
 from burnish.ops.logprobs import OutputHead, token_logprobs
 
 PROBE = PromptGroup((5, 7, 11), (Response.full((13, 17, 19)), Response.full((23, 29))))
@@ -51,10 +52,11 @@ class Backbone:
             model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         self.decoder: nn.Module = model.base_model  # type: ignore[assignment]
         self.compute_dtype = compute_dtype or next(model.parameters()).dtype
+        self._splits: dict[int, bool] = {}
         own = self._own_logprobs(PROBE) if self.layout == "shared" else None
         fuse_norms(model)
         if checkpointing:
-            _checkpoint_layers(model)
+            checkpoint_layers(model)
         if own is not None:
             self._demand_right_logprobs(own)
 
@@ -75,7 +77,45 @@ class Backbone:
         return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 1 << 20)
 
     def hidden_states(self, batch: GroupBatch, route: Route = PLAIN) -> Tensor:
-        """(B, T, D) last hidden states, after the final norm."""
+        """(B, T, D) last hidden states, after the final norm; from the states of a trunk on, where the batch brings
+        those of one that every role of the route shares."""
+        trunk = batch.trunk
+        if trunk is None or not all(trunk.trunk.carries(Role(self, adapter)) for adapter, _ in route.parts):
+            return self._forward(batch, route)
+        with only_from(trunk.trunk.depth, trunk.hidden):
+            return self._forward(batch, route)
+
+    @torch.no_grad()
+    def states_below(self, depth: int, batch: GroupBatch, route: Route = PLAIN) -> Tensor:
+        """(B, T, D) what goes into layer `depth`, by its number from 0; the layers from there on are not run.
+
+        Needs `splits_at(depth)`.
+        """
+        with only_below(depth) as reached:
+            self._forward(batch, route)
+            return reached()
+
+    @torch.no_grad()
+    def splits_at(self, depth: int) -> bool:
+        """Whether the layers below `depth` and those from there on, each in a pass of its own, give what one pass over
+        all of them gives. Tried on a probe, once for each depth: some families hand more than hidden states on."""
+        if depth not in self._splits:
+            batch = collate([PROBE], layout=self.layout).to(self.device)
+            try:
+                allow_parts(self.model)
+                whole = self._forward(batch, PLAIN)
+                with only_from(depth, self.states_below(depth, batch)):
+                    parts = self._forward(batch, PLAIN)
+            except Exception:
+                self._splits[depth] = False
+            else:
+                tolerance = 1e-5 if self.compute_dtype in (torch.float32, torch.float64) else 1e-2
+                real = batch.segment_ids >= 0
+                apart = (whole - parts)[real].abs().max()
+                self._splits[depth] = bool(apart <= tolerance * whole[real].abs().max())
+        return self._splits[depth]
+
+    def _forward(self, batch: GroupBatch, route: Route) -> Tensor:
         if self.layout == "rows":
             if int(batch.segment_ids.max()) > 1:
                 raise ModelError("this model's layers can't be masked for shared prompts; collate with layout='rows'")
@@ -223,10 +263,14 @@ class Role:
         return self.backbone.head(self.adapter).tempered(self.temperature)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What trains when this role trains: the adapter's parameters, or all of a model that plays without one."""
+        """The adapter's parameters, or all those of a model that plays without one."""
         if self.adapter is not None:
             return adapter_parameters(self.backbone.model, self.adapter)
         return backbone_parameters(self.backbone.model)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Those of them that train; an adapter's lower layers may stay as they are (`LoRAConfig.layers`)."""
+        return {name: parameter for name, parameter in self.parameters().items() if parameter.requires_grad}
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +326,7 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
     Roles on one backbone are computed together, over the rows repeated: one product with each frozen weight, each
     role's adapter on its own copy of the rows. Values and gradients are those of separate passes. Backward runs
     through all the rows of a pass, so a role whose hidden states get no gradient is dearer beside one that trains.
+    Where the batch brings the states of a trunk, the roles that share it take up from there, together.
 
     Args:
         roles: whose hidden states; a role's temperature has no part in them.
@@ -291,11 +336,12 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
     Returns:
         (B, T, D) of each role, in the order of `roles`.
     """
-    by_backbone: dict[int, list[int]] = {}
+    passes: dict[tuple[int, bool], list[int]] = {}
     for place, role in enumerate(roles):
-        by_backbone.setdefault(id(role.backbone), []).append(place)
+        on_trunk = batch.trunk is not None and batch.trunk.trunk.carries(role)
+        passes.setdefault((id(role.backbone), on_trunk), []).append(place)
     found: dict[int, Tensor] = {}
-    for places in by_backbone.values():
+    for places in passes.values():
         backbone = roles[places[0]].backbone
         if len(places) == 1:
             found[places[0]] = backbone.hidden_states(batch, roles[places[0]].route(dropout=dropout))
@@ -310,27 +356,6 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
 def _stock_attention(model: nn.Module) -> str:
     """The attention of transformers that a model runs with when burnish's does not hold it."""
     return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
-
-
-def _checkpoint_layers(model: nn.Module) -> None:
-    """Let each decoder layer keep its input only and compute the rest again in backward, on the same route.
-
-    transformers' own switch works in training mode only, which would wake the backbone's dropout.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = _checkpointed(layer.forward)
-
-
-def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=recompute_contexts, **kwargs)
-
-    return wrapped
 
 
 def supports_shared_layout(model: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from burnish.config import Config
-from burnish.models.config import LoRAConfig, Precision
+from burnish.models.config import ALL_LAYERS, LoRAConfig, Precision
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -54,6 +54,9 @@ class TrainConfig(Config):
     What trains, and the optimiser's state, are always float32."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    trunk_cache_gb: float = Field(2.0, ge=0.0, allow_inf_nan=False)
+    """With `lora.layers: last-N`: memory that the outputs of the other layers may take, where they are used again. What
+    goes beyond is computed each time."""
     gradient_checkpointing: bool = False
     """Compute activations again in backward: less memory, about a third more time."""
 
@@ -111,9 +114,11 @@ class TrainConfig(Config):
         return value
 
     @model_validator(mode="after")
-    def _full_has_no_token_rows(self) -> Self:
+    def _full_trains_everything(self) -> Self:
         if self.tuning == "full" and self.lora.trainable_tokens:
             raise ValueError("lora.trainable_tokens belongs to tuning: lora; full fine-tuning trains every row anyway")
+        if self.tuning == "full" and self.lora.layers != ALL_LAYERS:
+            raise ValueError("lora.layers belongs to tuning: lora; full fine-tuning trains every layer")
         return self
 
 

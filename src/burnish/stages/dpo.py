@@ -16,8 +16,9 @@ from burnish.errors import ConfigError
 from burnish.files import atomic_directory
 from burnish.losses.preference import PairLogps, make_loss, pair_logps
 from burnish.models.roles import Role, predicting_hidden, response_logprobs
+from burnish.models.trunk import Trunk, TrunkCache
 from burnish.ops.logprobs import token_kl
-from burnish.stages.batches import batches
+from burnish.stages.batches import NO_TRUNKS, Trunks, batches, prepare_trunks
 from burnish.stages.config import DPOConfig
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.progress import Progress
@@ -48,19 +49,20 @@ def train_dpo(config: DPOConfig, *, console: Console | None = None) -> RunResult
         actors = load_actors(config, run, console)
         groups = encode_data(config, actors.ground, data, run, console, policy=actors.policy)
         policy, backbone = actors.policy, actors.backbone
-        reference = prepare_reference(actors, groups, config, run, console)
+        trunks = prepare_trunks([policy, actors.reference or policy], groups, config, console)
+        reference = prepare_reference(actors, groups, config, run, console, trunks)
         if not groups.validation or reference.role is None:
             why = "the reference is gone after the first step" if groups.validation else "there are no held-out pairs"
             console.print(f"no KL from the reference will be measured: {why}", highlight=False)
 
         def evaluate() -> dict[str, float]:
-            return evaluate_dpo(policy, reference, groups.validation, loss_of, config)
+            return evaluate_dpo(policy, reference, groups.validation, loss_of, config, trunks.validation)
 
         order = DataOrder(len(groups.train), config.batch_size, config.seed)
-        with TrainingLoop(run, policy.parameters(), order, evaluate, Progress("dpo", console)) as loop:
+        with TrainingLoop(run, policy.trained(), order, evaluate, Progress("dpo", console)) as loop:
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
-                for _, batch in batches(backbone, examples, config.micro_batch_tokens):
+                for _, batch in batches(backbone, examples, config.micro_batch_tokens, trunk=trunks.train):
                     logprobs = response_logprobs(policy, batch, dropout=True)
                     pairs = pair_logps(logprobs.summed(), logprobs.counts(), reference.summed(batch))
                     loss = loss_of(pairs).sum() / len(examples)
@@ -96,7 +98,9 @@ class Reference:
         return response_logprobs(self.role, batch).summed()
 
 
-def prepare_reference(actors: Actors, groups: TrainingData, config: DPOConfig, run: Run, console: Console) -> Reference:
+def prepare_reference(
+    actors: Actors, groups: TrainingData, config: DPOConfig, run: Run, console: Console, trunks: Trunks = NO_TRUNKS
+) -> Reference:
     """Compute the reference's log-probs once per example where they will be needed again.
 
     With one epoch over the training set each is needed once, in its own step; the validation set's are needed at
@@ -110,9 +114,13 @@ def prepare_reference(actors: Actors, groups: TrainingData, config: DPOConfig, r
         if config.epochs > 1 or actors.reference is None:
             console.print(f"reference log-probs of {len(groups.train)} training pairs, once", highlight=False)
             with Progress("reference", console) as shown:
-                tensors["train"] = reference_logprobs(role, groups.train, config.micro_batch_tokens, shown)
+                tensors["train"] = reference_logprobs(
+                    role, groups.train, config.micro_batch_tokens, shown, trunk=trunks.train
+                )
         if groups.validation:
-            tensors["validation"] = reference_logprobs(role, groups.validation, config.micro_batch_tokens)
+            tensors["validation"] = reference_logprobs(
+                role, groups.validation, config.micro_batch_tokens, trunk=trunks.validation
+            )
         with atomic_directory(store) as temporary:
             save_file(tensors, temporary / "logprobs.safetensors")
     tensors = load_file(store / "logprobs.safetensors")
@@ -121,11 +129,16 @@ def prepare_reference(actors: Actors, groups: TrainingData, config: DPOConfig, r
 
 @torch.no_grad()
 def reference_logprobs(
-    role: Role, groups: Sequence[PromptGroup], tokens: int, progress: Progress | None = None
+    role: Role,
+    groups: Sequence[PromptGroup],
+    tokens: int,
+    progress: Progress | None = None,
+    *,
+    trunk: Trunk | TrunkCache | None = None,
 ) -> Tensor:
     """(groups, 2) summed log-probs of chosen and rejected, in the order of `groups` (`index` is the place)."""
     out = torch.empty(len(groups), 2)
-    for _, batch in batches(role.backbone, groups, tokens, progress):
+    for _, batch in batches(role.backbone, groups, tokens, progress, trunk=trunk):
         out[list(batch.indices)] = response_logprobs(role, batch).summed().reshape(-1, 2).cpu()
     return out
 
@@ -152,6 +165,7 @@ def evaluate_dpo(
     groups: list[PromptGroup],
     loss_of: Callable[[PairLogps], Tensor],
     config: DPOConfig,
+    trunk: Trunk | TrunkCache | None = None,
 ) -> dict[str, float]:
     """Loss, margin, accuracy and KL on held-out pairs; empty without pairs.
 
@@ -164,7 +178,7 @@ def evaluate_dpo(
     totals: dict[str, float] = {"loss": 0.0}
     stride = max(1, sum(group.loss_tokens for group in groups) // KL_POSITIONS)
     kl, n_positions = 0.0, 0
-    for _, batch in batches(policy.backbone, groups, config.micro_batch_tokens):
+    for _, batch in batches(policy.backbone, groups, config.micro_batch_tokens, trunk=trunk):
         logprobs = response_logprobs(policy, batch)
         pairs = pair_logps(logprobs.summed(), logprobs.counts(), reference.summed(batch, validation=True))
         totals["loss"] += float(loss_of(pairs).sum()) / len(groups)

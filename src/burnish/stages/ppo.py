@@ -28,16 +28,18 @@ from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.models.heads import score
 from burnish.models.reward import write_scorer
 from burnish.models.roles import Role, hidden_of
+from burnish.models.trunk import TrunkCache
 from burnish.ops.entropy import token_entropy
 from burnish.ops.kl import AdaptiveKLController, FixedKLController, KLController, kl_estimator
 from burnish.ops.logprobs import token_logprobs
-from burnish.stages.batches import batches
+from burnish.stages.batches import batches, filled, shared_trunk
 from burnish.stages.config import PPOConfig
 from burnish.stages.loop import Best, Step, TrainingLoop
 from burnish.stages.ppo_reward import Rewarder, functions_of
 from burnish.stages.ppo_roles import Cast, load_cast
 from burnish.stages.ppo_rollout import (
     Rollout,
+    Sampled,
     laid_out_for,
     make_rollout,
     read_responses,
@@ -139,6 +141,10 @@ class Stage:
         if config.kl_target is not None:
             self.controller = AdaptiveKLController(config.kl_coefficient, target=config.kl_target)
         self.rollout: Rollout | None = None
+        self.trunk = shared_trunk([self.cast.policy, self.cast.reference], config, self.console)
+        self.kept = None if self.trunk is None else TrunkCache(self.trunk, config.trunk_cache_gb * 1e9)
+        self.kept_of = -1
+        """The rollout whose lower layers' states are kept."""
         self.halted = -1
         """The last rollout whose remaining updates are left out, the KL limit being reached."""
         self.moved = 0
@@ -155,6 +161,7 @@ class Stage:
             self.rollout = self._new_rollout(number)
             step.aside(time.perf_counter() - self.begun)
             self.loop.record({"step": step.index + 1, "rollout": number + 1, **self.rollout.metrics})
+        self._keep_trunk(number, self.rollout.sampled)
         step.shown = self.rollout.metrics
         if self.halted == number:
             step.skip()
@@ -177,7 +184,8 @@ class Stage:
         policy, critic = self.cast.policy, self.cast.critic
         roles = [*([] if warming else [policy]), *([] if critic is None else [critic.role])]
         for together in self._passes(roles, members):
-            for micro, batch in batches(laid_out_for(together), members, config.micro_batch_tokens // len(together)):
+            tokens_at_once = config.micro_batch_tokens // len(together)
+            for micro, batch in batches(laid_out_for(together), members, tokens_at_once, trunk=self.kept):
                 rows, losses = rows_of(micro), []
                 for role, states in zip(together, hidden_of(together, batch), strict=True):
                     hidden = states.reshape(-1, states.shape[-1]).index_select(0, batch.predictors)
@@ -252,6 +260,12 @@ class Stage:
 
     # ---- one rollout ----
 
+    def _keep_trunk(self, number: int, sampled: Sampled) -> None:
+        """What the lower layers make of a rollout, once for all roles and updates; anew after a resume."""
+        if self.kept is not None and self.kept_of != number:
+            filled(self.kept, sampled.groups, self.config.micro_batch_tokens)
+            self.kept_of = number
+
     def _new_rollout(self, number: int) -> Rollout:
         """Sample, read, reward. The reference moves first, once; all else that is carried changes at the very end, so
         that a rollout cut off leaves no trace."""
@@ -273,6 +287,7 @@ class Stage:
         )
         seconds = time.perf_counter() - started
         self.progress.message("scoring")
+        self._keep_trunk(number, sampled)
         reading = read_responses(
             sampled,
             config.micro_batch_tokens,
@@ -280,6 +295,7 @@ class Stage:
             critics=[] if cast.critic is None else [cast.critic],
             scorers=cast.scorers,
             between=self.loop.stop_if_asked,
+            trunk=self.kept,
         )
         raw = self.rewarder.raw(reading.scores, self.rewarder.episodes(sampled))
         self.loop.stop_if_asked()
@@ -304,6 +320,7 @@ class Stage:
             self.rewarder.episodes,
             self.rewarder.raw,
             self.rewarder.functions.get("judge"),
+            self.trunk,
         )
 
     def evaluates_after(self, done: int) -> bool:

@@ -19,7 +19,7 @@ from burnish.models.adapters import load_adapter
 from burnish.models.export import merge
 from burnish.models.heads import Scorer
 from burnish.models.loading import load_model, resolve_model
-from burnish.models.lora import adapter_parameters, copy_adapter, inject
+from burnish.models.lora import adapter_parameters, copy_adapter, inject, tie_adapters
 from burnish.models.reward import RewardModel, base_of, load_reward_model
 from burnish.models.roles import Backbone, Role, freeze
 from burnish.stages.config import PPOConfig
@@ -62,13 +62,16 @@ class Cast:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What trains, by stable name: `policy.` and `critic.` before each role's own names."""
-        found = {f"policy.{name}": parameter for name, parameter in self.policy.parameters().items()}
+        found = {f"policy.{name}": parameter for name, parameter in self.policy.trained().items()}
         critic = {} if self.critic is None else self.critic.parameters()
         return found | {f"critic.{name}": parameter for name, parameter in critic.items()}
 
     def reference_parameters(self) -> dict[str, nn.Parameter]:
         """What a moving reference holds of its own; empty for a fixed one."""
-        return {} if self.reference == self.start else self.reference.parameters()
+        if self.reference == self.start:
+            return {}
+        own = self.policy.trained()  # the layers below are the policy's too
+        return {name: parameter for name, parameter in self.reference.parameters().items() if name in own}
 
     @torch.no_grad()
     def move_reference(self, keep: float) -> None:
@@ -77,7 +80,7 @@ class Cast:
         LoRA's factors are averaged, not their products: the two differ by keep (1 - keep) dB dA, with dA and dB what
         lies between reference and policy.
         """
-        policy = self.policy.parameters()
+        policy = self.policy.trained()
         for name, parameter in self.reference_parameters().items():
             parameter.lerp_(policy[name].to(parameter.dtype), 1.0 - keep)
 
@@ -99,7 +102,8 @@ def load_cast(config: PPOConfig, run: Run, console: Console) -> Cast:
         start = ground.backbone.role(ground.start)
     reference = start
     if config.reference_ema is not None:
-        copy_adapter(ground.backbone.model, POLICY, REFERENCE)  # B of a new adapter is 0: it is the plain model
+        # B of a new adapter is 0: it is the plain model.
+        copy_adapter(ground.backbone.model, POLICY, REFERENCE, layers=config.lora.layers)
         freeze(adapter_parameters(ground.backbone.model, REFERENCE))
         reference = ground.backbone.role(REFERENCE)
     home = start.backbone if not full or resolve_model(run.config.model).adapter is None else None
@@ -149,6 +153,9 @@ def _reward_model(name: str, ground: Ground, home: Backbone | None, console: Con
         onto=onto,
         prefix=prefix,
     )
+    if onto is not None and ground.start is not None:
+        for scorer in (*found.scorers, *([] if found.judge is None else [found.judge])):
+            tie_adapters(onto.model, str(scorer.role.adapter), ground.start)
     if found.tokenizer.get_vocab() != ground.tokenizer.get_vocab():
         raise ConfigError(
             "the reward model reads other tokens than the policy writes",
@@ -174,10 +181,8 @@ def _critic(config: PPOConfig, ground: Ground, scorers: Sequence[Scorer], consol
     if source is None:
         inject(model, CRITIC, config.lora.model_copy(update={"trainable_tokens": ()}), seed=config.seed + 1)
     else:
-        copy_adapter(model, source, CRITIC)
+        copy_adapter(model, source, CRITIC, layers=config.lora.layers)
     role = backbone.role(CRITIC)
-    for parameter in role.parameters().values():
-        parameter.requires_grad_(True)
     if first is None or config.critic_head == "zero":
         return Scorer(role, _zero_head(backbone))
     return Scorer(role, nn.Parameter(first.head.detach().clone()))

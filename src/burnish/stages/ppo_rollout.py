@@ -15,6 +15,7 @@ from torch import Tensor
 from burnish.data.groups import PromptGroup, Response
 from burnish.models.heads import Scorer, score
 from burnish.models.roles import Backbone, Role, hidden_of
+from burnish.models.trunk import Trunk, TrunkCache
 from burnish.ops.advantages import gae, grpo, rloo
 from burnish.ops.kl import k1, kl_estimator
 from burnish.ops.logprobs import token_logprobs
@@ -131,6 +132,7 @@ def read_responses(
     critics: Sequence[Scorer] = (),
     scorers: Sequence[Scorer] = (),
     between: Callable[[], None] | None = None,
+    trunk: Trunk | TrunkCache | None = None,
 ) -> Reading:
     """Let several roles read the same rows; those on one backbone do so in one pass.
 
@@ -141,6 +143,7 @@ def read_responses(
         critics: whose values are wanted.
         scorers: whose scores are wanted.
         between: called after each micro-batch.
+        trunk: lower layers that roles share.
     """
     roles = [*speakers, *(critic.role for critic in critics), *(scorer.role for scorer in scorers)]
     logprobs = torch.zeros(len(speakers), *sampled.mask.shape)
@@ -148,7 +151,7 @@ def read_responses(
     scores = torch.zeros(len(scorers), sampled.mask.shape[0])
     if not roles:
         return Reading(logprobs, values, scores)
-    for micro, batch in batches(laid_out_for(roles), sampled.groups, tokens // len(roles)):
+    for micro, batch in batches(laid_out_for(roles), sampled.groups, tokens // len(roles), trunk=trunk):
         hidden = [states.reshape(-1, states.shape[-1]) for states in hidden_of(roles, batch)]
         rows = rows_of(micro)
         for number, role in enumerate(speakers):

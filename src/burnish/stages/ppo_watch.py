@@ -18,6 +18,7 @@ from burnish.data.groups import PromptGroup
 from burnish.evaluation.overoptimisation import Finding, Limits, Measurement, alarms, distinct_n, repetition
 from burnish.files import atomic_write
 from burnish.models.heads import ensemble_score
+from burnish.models.trunk import Trunk
 from burnish.stages.config import PPOConfig
 from burnish.stages.functions import Episodes, RewardFunction
 from burnish.stages.ppo_roles import Cast
@@ -40,6 +41,7 @@ class Watch:
         episodes: turns sampled responses into texts for a function.
         proxy: the raw score that the policy is trained on, of (scorers, R) members' scores and the episodes.
         judge: a function that only watches, or none.
+        trunk: lower layers that the roles share.
         history: the evaluations so far.
     """
 
@@ -51,6 +53,7 @@ class Watch:
     episodes: Callable[[Sampled], Episodes]
     proxy: Callable[[Tensor, Episodes], Tensor]
     judge: RewardFunction | None
+    trunk: Trunk | None = None
     history: list[Measurement] = field(default_factory=list)
 
     @property
@@ -66,7 +69,9 @@ class Watch:
         seed = config.seed * 1_000_003 + EVALUATION_SEED
         sampled = sample_responses(cast.policy, self.prompts, config, cast.ground.stop_ids, seed=seed, k=1)
         scorers = [*cast.scorers, *cast.judges]
-        reading = read_responses(sampled, config.micro_batch_tokens, speakers=[cast.start], scorers=scorers)
+        reading = read_responses(
+            sampled, config.micro_batch_tokens, speakers=[cast.start], scorers=scorers, trunk=self.trunk
+        )
         episodes = self.episodes(sampled)
         proxy = self.proxy(reading.scores[: len(cast.scorers)], episodes)
         held_out = self._judged(reading.scores[len(cast.scorers) :], episodes)

@@ -23,7 +23,7 @@ from burnish.files import atomic_directory, write_json
 from burnish.losses.reward import bradley_terry
 from burnish.models.heads import Scorer, ensemble_score, new_head, score
 from burnish.models.reward import write_reward_model
-from burnish.stages.batches import batches
+from burnish.stages.batches import Trunks, batches, prepare_trunks
 from burnish.stages.config import RewardConfig
 from burnish.stages.loop import Step, TrainingLoop
 from burnish.stages.progress import Progress
@@ -215,16 +215,18 @@ def together_scores(scores: Tensor, config: RewardConfig) -> Tensor:
 
 def _reader(members: Sequence[Member], groups: TrainingData, config: RewardConfig, run: Run, console: Console) -> Read:
     if config.tuning != "head":
-        return _read_through_backbone(config.micro_batch_tokens)
+        roles = [member.scorer.role for member in members]
+        return _read_through_backbone(config, prepare_trunks(roles, groups, config, console, uses=len(members)))
     features = cached_features(members[0].scorer, groups, config.micro_batch_tokens, run, console)
     return _read_features(features)
 
 
-def _read_through_backbone(tokens: int) -> Read:
+def _read_through_backbone(config: RewardConfig, trunks: Trunks) -> Read:
     def read(
         member: Member, groups: Sequence[PromptGroup], held_out: bool, dropout: bool
     ) -> Iterator[tuple[Tensor, Sequence[PromptGroup], int]]:
-        for micro, batch in batches(member.scorer.role.backbone, groups, tokens):
+        trunk = trunks.validation if held_out else trunks.train
+        for micro, batch in batches(member.scorer.role.backbone, groups, config.micro_batch_tokens, trunk=trunk):
             yield member.scorer.scores(batch, dropout=dropout), micro, batch.n_tokens
 
     return read

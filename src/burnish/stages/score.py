@@ -21,6 +21,7 @@ from burnish.models.config import Precision
 from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score, scores_of
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.models.reward import RewardModel, load_reward_model
+from burnish.models.trunk import Trunk
 from burnish.stages.batches import batches
 from burnish.stages.progress import Progress
 from burnish.stages.run import model_of
@@ -123,10 +124,12 @@ def score_groups(
     """(scorers, groups, responses of each) scores of groups that have equally many responses.
 
     The scorers share each pass, over the rows once for each: the budget of `tokens` holds for all these rows together.
+    Lower layers that they have in common are computed once.
     """
+    trunk = Trunk.shared_by([scorer.role for scorer in scorers]) if len(scorers) > 1 else None
     out = torch.empty(len(scorers), len(groups), len(groups[0].responses))
     order = {id(group): place for place, group in enumerate(groups)}
-    for micro, batch in batches(scorers[0].role.backbone, groups, tokens // len(scorers), progress):
+    for micro, batch in batches(scorers[0].role.backbone, groups, tokens // len(scorers), progress, trunk=trunk):
         places = [order[id(group)] for group in micro]
         out[:, places] = scores_of(scorers, batch).float().cpu().reshape(len(scorers), len(micro), -1)
     return out

@@ -186,9 +186,10 @@ def load_ground(config: TrainConfig, run: Run, console: Console) -> Ground:
         if full:
             merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
             start = None
-        elif config.lora != LoRAConfig():
+        elif config.lora != LoRAConfig(layers=config.lora.layers):
             console.print(
-                "the stage goes on with the adapter that it starts from: lora.* has no effect", style="yellow"
+                "the stage goes on with the adapter that it starts from: of lora.* only layers has an effect",
+                style="yellow",
             )
     backbone = Backbone(loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
     if backbone.layout == "rows":
@@ -211,19 +212,19 @@ def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
 
 
 def adapter_to_train(ground: Ground, name: str, config: TrainConfig, *, seed: int) -> Role:
-    """The role of an adapter that trains: a copy of the one that the stage starts from, or a new one."""
+    """The role of an adapter that trains: a copy of the one that the stage starts from, or a new one.
+
+    A copy shares the tensors of the layers that don't train (`lora.layers`) with the adapter that it is copied from.
+    """
     model = ground.backbone.model
-    if ground.start is not None:
-        copy_adapter(model, ground.start, name)
-        freeze(adapter_parameters(model, ground.start))
-        freeze(backbone_parameters(model))
-    else:
+    if ground.start is None:
         token_ids = [_token_id(ground.tokenizer, token) for token in config.lora.trainable_tokens]
         inject(model, name, config.lora, seed=seed, token_ids=token_ids)
-    role = ground.backbone.role(name)
-    for parameter in role.parameters().values():
-        parameter.requires_grad_(True)
-    return role
+        return ground.backbone.role(name)
+    freeze(adapter_parameters(model, ground.start))
+    freeze(backbone_parameters(model))
+    copy_adapter(model, ground.start, name, layers=config.lora.layers)
+    return ground.backbone.role(name)
 
 
 def note_parameters(model: Any, run: Run, console: Console, *, beside: int = 0) -> None:

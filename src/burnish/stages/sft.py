@@ -9,7 +9,8 @@ from burnish.data.batching import DataOrder
 from burnish.data.groups import PromptGroup
 from burnish.losses.sft import sft_loss
 from burnish.models.roles import Role, response_logprobs
-from burnish.stages.batches import batches
+from burnish.models.trunk import Trunk, TrunkCache
+from burnish.stages.batches import batches, prepare_trunks
 from burnish.stages.config import SFTConfig
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.progress import Progress
@@ -33,16 +34,17 @@ def train_sft(config: SFTConfig, *, console: Console | None = None) -> RunResult
         actors = load_actors(config, run, console)
         groups = encode_data(config, actors.ground, data, run, console, policy=actors.policy)
         policy, backbone = actors.policy, actors.backbone
+        trunks = prepare_trunks([policy], groups, config, console)
 
         def evaluate() -> dict[str, float]:
-            return evaluate_sft(policy, groups.validation, config.micro_batch_tokens)
+            return evaluate_sft(policy, groups.validation, config.micro_batch_tokens, trunks.validation)
 
         order = DataOrder(len(groups.train), config.batch_size, config.seed)
-        with TrainingLoop(run, policy.parameters(), order, evaluate, Progress("sft", console)) as loop:
+        with TrainingLoop(run, policy.trained(), order, evaluate, Progress("sft", console)) as loop:
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
                 n_tokens = sum(group.loss_tokens for group in examples)
-                for _, batch in batches(backbone, examples, config.micro_batch_tokens):
+                for _, batch in batches(backbone, examples, config.micro_batch_tokens, trunk=trunks.train):
                     logprobs = response_logprobs(policy, batch, dropout=True)
                     loss = sft_loss(logprobs.token, n_tokens)
                     step.backward(loss, tokens=batch.n_tokens, origins=batch.origins)
@@ -53,12 +55,14 @@ def train_sft(config: SFTConfig, *, console: Console | None = None) -> RunResult
 
 
 @torch.no_grad()
-def evaluate_sft(policy: Role, groups: list[PromptGroup], tokens: int) -> dict[str, float]:
+def evaluate_sft(
+    policy: Role, groups: list[PromptGroup], tokens: int, trunk: Trunk | TrunkCache | None = None
+) -> dict[str, float]:
     """Mean negative log-likelihood of held-out response tokens, in nats per token; empty without groups."""
     if not groups:
         return {}
     total, n_tokens = 0.0, 0
-    for _, batch in batches(policy.backbone, groups, tokens):
+    for _, batch in batches(policy.backbone, groups, tokens, trunk=trunk):
         total -= float(response_logprobs(policy, batch).token.sum())
         n_tokens += batch.n_loss_tokens
     return {"loss": total / n_tokens}
