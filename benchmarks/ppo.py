@@ -58,6 +58,7 @@ SETTING: dict[str, Any] = {
     "micro_batch": 4,
     "rank": 16,
     "alpha": 32,
+    "layers": "all",
     "kl_coefficient": 0.05,
     "learning_rate": 1e-5,
     "seed": 0,
@@ -67,8 +68,12 @@ SETTING: dict[str, Any] = {
 # ---- what both sides are given ----
 
 
-def prepare(work: Path, data: str, model: str) -> None:
-    """Write the setting, the prompts as messages and as token ids, the model's directory, and a reward model."""
+def prepare(work: Path, data: str, model: str, layers: str) -> None:
+    """Write the setting, the prompts as messages and as token ids, the model's directory, and a reward model.
+
+    Args:
+        layers: `all`, or `last-N`: the decoder layers that have LoRA, on both sides.
+    """
     import burnish as bn
     from burnish.data.chat import encode_prompt, resolve_template
     from burnish.models.loading import model_directory, resolve_model
@@ -90,11 +95,12 @@ def prepare(work: Path, data: str, model: str) -> None:
             break
     _write(work / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     _write(work / "prompts.json", json.dumps(ids))
-    _write(work / "setting.json", json.dumps({**SETTING, "model": model, "data": data_label(data)}))
+    setting = {**SETTING, "layers": layers, "model": model, "data": data_label(data)}
+    _write(work / "setting.json", json.dumps(setting))
     shutil.rmtree(work / "reward", ignore_errors=True)
     settings = {"model": str(directory), "data": data, "out": str(work / "reward"), "limit": 32, "validation": 0.0}
     settings |= {"max_length": 512, "too_long": "skip", "on_bad_row": "skip", "batch_size": 8, "max_steps": 2}
-    bn.train_reward(bn.RewardConfig.parse({**settings, "lora": _lora()}))
+    bn.train_reward(bn.RewardConfig.parse({**settings, "lora": _lora(setting)}))
 
 
 def _copy_model(source: Path, directory: Path) -> None:
@@ -117,8 +123,8 @@ def _copy_model(source: Path, directory: Path) -> None:
     _write(directory / "chat_template.jinja", CHATML)
 
 
-def _lora() -> dict[str, Any]:
-    return {"rank": SETTING["rank"], "alpha": SETTING["alpha"], "targets": "all-linear"}
+def _lora(setting: dict[str, Any]) -> dict[str, Any]:
+    return {name: setting[name] for name in ("rank", "alpha", "layers")} | {"targets": "all-linear"}
 
 
 def _write(path: Path, text: str) -> None:
@@ -163,12 +169,12 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
             "warmup": 0.0,
             "save_every": epochs * (updates + 1),
             "seed": setting["seed"],
-            "lora": {"rank": setting["rank"], "alpha": setting["alpha"], "targets": "all-linear"},
+            "lora": _lora(setting),
         }
         train_ppo(PPOConfig.parse(settings), console=Console(quiet=True))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        policy = _numbers_in(out / "model" / "adapter_model.safetensors")
+        policy = _numbers_in(out / "model" / "adapter_model.safetensors")  # without a start, all of it trains
     seconds = [after - before for before, after in itertools.pairwise(ends)]
     median = statistics.median(seconds)
     rollouts = [line for line in lines if "response_length" in line and "learning_rate" not in line]
@@ -226,7 +232,8 @@ def compare(arguments: argparse.Namespace) -> None:
         commands=_commands(arguments, setting),
         runs=found,
     )
-    name = "-".join(["ppo", Path(setting["model"]).name, setting["data"], arguments.dtype])
+    part = [] if setting["layers"] == "all" else [setting["layers"]]
+    name = "-".join(["ppo", Path(setting["model"]).name, setting["data"], arguments.dtype, *part])
     print(f"wrote {save(name, record, arguments.results)}\n\n{render(record)}")
 
 
@@ -258,8 +265,9 @@ def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[st
     extra = f" --peer-critic {arguments.peer_critic}" if arguments.peer_critic != "full" else ""
     if arguments.peer_rollout_batch is not None:
         extra += f" --peer-rollout-batch {arguments.peer_rollout_batch}"
+    layers = "" if setting["layers"] == "all" else f" --layers {setting['layers']}"
     return [
-        f"python benchmarks/ppo.py prepare --work DIR --data {setting['data']} --model {setting['model']}",
+        f"python benchmarks/ppo.py prepare --work DIR --data {setting['data']} --model {setting['model']}{layers}",
         f"python benchmarks/ppo.py compare --work DIR --peer-python PYTHON --rounds {arguments.rounds} "
         f"--updates {arguments.updates} --dtype {arguments.dtype}{extra}",
     ]
@@ -274,15 +282,16 @@ def render(record: Record) -> str:
     peer, own = record["runs"]["trl"], record["runs"]["burnish"]
     low, high = loads(record["runs"])
     return section(
-        f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}",
+        f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}{_layers(setting, ', LoRA in {} layers')}",
         [
             f"Machine: {record['machine']}; {peer[0]['threads']} threads. {record['date']}.",
             f"{setting['prompts']} prompts an update, {lengths[0]} to {lengths[-1]} tokens ({sum(lengths)} together); "
             f"responses of {setting['response_tokens']} tokens; {setting['update_epochs']} epochs of one optimiser "
             f"step; micro-batches of {setting['micro_batch']} rows (in burnish: as many rows as fit the tokens of "
             f"{setting['micro_batch']} of the longest allowed); LoRA of rank {setting['rank']} on all linear layers of "
-            f"the policy ({own[0]['work']['trainable_parameters']['policy']:,} parameters). {len(peer)} rounds of TRL, "
-            f"then burnish, each in a process of its own, {record['timed_updates']} timed updates after one that warms "
+            f"the policy{_layers(setting, ' within {} of its layers')} "
+            f"({own[0]['work']['trainable_parameters']['policy']:,} parameters). {len(peer)} rounds of TRL, then "
+            f"burnish, each in a process of its own, {record['timed_updates']} timed updates after one that warms "
             f"up; medians of the rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             _table(record),
             "Alike on both sides, and checked: updates, episodes, prompt tokens, length of every response, optimiser "
@@ -295,6 +304,12 @@ def render(record: Record) -> str:
             record["notes"],
         ],
     )
+
+
+def _layers(setting: dict[str, Any], text: str) -> str:
+    """The layers that have LoRA, in words, where that is not all of them."""
+    layers = setting.get("layers", "all")
+    return "" if layers == "all" else text.format(f"the {layers.replace('-', ' ')}")
 
 
 def _table(record: Record) -> str:
@@ -323,6 +338,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
     parser.add_argument("--data", help="prepare: prompts and pairs, as HH-RLHF's")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="prepare: of burnish's catalog")
+    parser.add_argument("--layers", default="all", help="prepare: all, or last-N: the layers that have LoRA")
     parser.add_argument("--updates", type=int, default=3, help="timed ones of a run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -334,7 +350,7 @@ def main() -> None:
     dispatch(
         parser,
         arguments,
-        prepare=lambda: prepare(arguments.work, arguments.data, arguments.model),
+        prepare=lambda: prepare(arguments.work, arguments.data, arguments.model, arguments.layers),
         ours=lambda: ours(arguments.work, arguments.updates, arguments.dtype),
         compare=compare,
     )

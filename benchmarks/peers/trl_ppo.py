@@ -138,7 +138,7 @@ def make_trainer(
         AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype) for _ in range(2)
     )
     reward.requires_grad_(False)
-    lora = {"r": setting["rank"], "lora_alpha": setting["alpha"], "target_modules": "all-linear"}
+    lora = {"r": setting["rank"], "lora_alpha": setting["alpha"], **_where(setting, policy)}
     if arguments.critic == "lora":
         critic = _lora_critic(critic, lora)
     rows, micro = setting["prompts"], setting["micro_batch"]
@@ -186,6 +186,21 @@ def make_trainer(
     trainer.reward_model.base_model.register_forward_pre_hook(witness.read, with_kwargs=True)
     trainer.optimizer.optimizer.register_step_post_hook(witness.count)
     return trainer
+
+
+def _where(setting: dict[str, Any], model: Any) -> dict[str, Any]:
+    """PEFT's words for all linear layers within the layers of the setting."""
+    if setting["layers"] == "all":
+        return {"target_modules": "all-linear"}
+    head = model.get_output_embeddings()
+    linear = [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    ]
+    n = model.config.num_hidden_layers
+    return {
+        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in linear}),
+        "layers_to_transform": list(range(n - int(setting["layers"].removeprefix("last-")), n)),
+    }
 
 
 def _lora_critic(critic: Any, lora: dict[str, Any]) -> Any:
