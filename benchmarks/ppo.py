@@ -282,7 +282,8 @@ def render(record: Record) -> str:
     peer, own = record["runs"]["trl"], record["runs"]["burnish"]
     low, high = loads(record["runs"])
     return section(
-        f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}{_layers(setting, ', LoRA in {} layers')}",
+        f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}"
+        + _layers(setting, ", LoRA in {} layers"),
         [
             f"Machine: {record['machine']}; {peer[0]['threads']} threads. {record['date']}.",
             f"{setting['prompts']} prompts an update, {lengths[0]} to {lengths[-1]} tokens ({sum(lengths)} together); "
