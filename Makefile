@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# A file of tests to a core: each test has one thread.
+SPREAD ?= -n auto --dist loadfile
+
 # Where the peers' environments and the prepared work go, and what is measured.
 BENCH ?= $(HOME)/.cache/burnish-bench
 DATA ?= starter/preferences
@@ -63,10 +66,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/pytest -m "not real and not process"
+	$(BIN)/pytest $(SPREAD) -m "not real and not process"
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not real"
+	$(BIN)/pytest $(SPREAD) -m "not real"
 
 test-real: $(VENV)/.real
 	$(BIN)/pytest -m real
