@@ -2,10 +2,10 @@
 
     python examples/overoptimisation.py
 
-Pairs of continuations of film reviews are labelled by a gold scorer that errs at times; an ensemble learns from them,
-its last member being kept back to judge. The policy is trained on the others with the alarm told to warn only, then
-again, to the same bits, with `on_alarm: rollback`. The gold scorer sees the evaluations' answers afterwards, and
-has no part in the alarm unless `--judge gold` says so.
+Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer (that may err at times); an
+ensemble learns from them, its last member being kept back to judge. The policy is trained on the others with the alarm
+told to warn only, then again, to the same bits, with `on_alarm: rollback`. The gold scorer sees the answers of
+the evaluations afterwards, and has no part in the alarm unless `--judge gold` says so.
 """
 
 from __future__ import annotations
@@ -59,22 +59,22 @@ def answer(model: str, prompts: list[str], *, n: int, seed: int) -> list[list[st
     return [[one.text for one in answers] for answers in said]
 
 
-def make_pairs(start: str, rows: list[dict[str, Any]], path: Path, *, noise: float, seed: int) -> Path:
-    """Two different continuations of each prompt, labelled by the gold scorer with noise; ties and blanks left out."""
-    if path.is_file():
-        return path
-    prompts = [row["prompt"] for row in rows]
-    said = answer(start, prompts, n=2, seed=seed)
+def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, noise: float, seed: int) -> Path:
+    """Of each prompt its own continuation against two of other prompts, labelled by the gold scorer with noise; pairs
+    whose gold scores are less than `gap` apart are left out."""
+    rng = random.Random(seed)
     kept, scores = [], []
-    for prompt, (first, second) in zip(prompts, said, strict=True):
-        pair = tuple(varied_sentiment([prompt] * 2, [first, second]))
-        if first and second and first != second and pair[0] != pair[1]:
-            kept.append((prompt, first, second))
-            scores.append((pair[0], pair[1]))
+    for row in rows:
+        for other in rng.sample(rows, 2):
+            first, second = row["completion"], other["completion"]
+            pair = varied_sentiment([row["prompt"]] * 2, [first, second])
+            if first != second and pair[0] != pair[1] and abs(pair[0] - pair[1]) >= gap:
+                kept.append((row["prompt"], first, second))
+                scores.append((pair[0], pair[1]))
     pairs = []
     for (prompt, first, second), better in zip(kept, flip_labels(scores, noise, seed=seed), strict=True):
         chosen, rejected = (first, second) if better else (second, first)
-        pairs.append({"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"})
+        pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return write_rows(path, pairs)
 
 
@@ -190,9 +190,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/overoptimisation"))
     parser.add_argument("--judge", choices=("member", "gold"), default="member", help="what the alarm listens to")
     parser.add_argument("--pairs", type=int, default=400, help="prompts of the pairs; ties are left out")
+    parser.add_argument("--gap", type=float, default=0.0, help="how far apart a pair's gold scores are at least")
     parser.add_argument("--noise", type=float, default=0.25, help="the share of wrong labels")
     parser.add_argument("--layers", default="all", help="that reward model and policy train: all, or last-N")
+    parser.add_argument("--members", type=int, default=3, help="of the ensemble; the last one judges")
     parser.add_argument("--reward-epochs", type=int, default=2)
+    parser.add_argument("--reward-learning-rate", type=float, default=2e-4)
     parser.add_argument("--rollouts", type=int, default=40)
     parser.add_argument("--eval-every", type=int, default=2, help="in rollouts")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
@@ -208,18 +211,18 @@ def main() -> None:
     write_rows(Path(files["prompts"]), [{"prompt": row["prompt"]} for row in parts.prompts[arguments.pairs :]])
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     labelled = parts.prompts[: arguments.pairs]
-    pairs = make_pairs(start, labelled, arguments.runs / "pairs.jsonl", noise=arguments.noise, seed=0)
+    pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, noise=arguments.noise, seed=0)
     ensemble = bn.RewardConfig(
         model=start,
         data=str(pairs),
         out=arguments.runs / "reward",
         template="none",
-        members=3,
+        members=arguments.members,
         holdout=True,
         lora={"layers": arguments.layers},
         epochs=arguments.reward_epochs,
         validation=0.1,
-        learning_rate=2e-4,
+        learning_rate=arguments.reward_learning_rate,
         dtype="float32",
     )
     reward = str(bn.train_reward(ensemble).out)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from burnish.data.groups import GroupBatch, PromptGroup, collate
+from burnish.data.groups import GroupBatch, PromptGroup, TrunkStates, collate
 from burnish.errors import AdapterError
 from burnish.models.adapters import load_adapter, save_adapter
 from burnish.models.config import LoRAConfig
@@ -124,6 +124,43 @@ def test_a_role_with_other_lower_layers_is_computed_whole(true_float64: None) ->
         assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
 
 
+def test_an_adapter_that_comes_later_is_seen(true_float64: None) -> None:
+    """Its layers were plain when the trunk was made."""
+    model = tiny("llama", dtype=torch.float64)
+    inject(model, "policy", LoRAConfig(rank=2, layers=LAST), seed=1)
+    backbone = Backbone(model)
+    trunk = Trunk.shared_by([backbone.role("policy"), backbone.role()])
+    assert trunk is not None
+    inject(model, "late", LoRAConfig(rank=2), seed=2)
+    stir(model, "late", 3)
+    late, batch = backbone.role("late"), batch_for(backbone)
+    assert not trunk.carries(late)
+    whole = backbone.hidden_states(batch, late.route())
+    assert torch.equal(hidden_of([late], trunk.attached(batch, []))[0], whole)
+
+
+def test_lora_outside_of_the_layers_counts(true_float64: None) -> None:
+    """OPT projects its embeddings before the first layer."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    sizes = {"vocab_size": 97, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = OPTConfig(**sizes, word_embed_proj_dim=16, max_position_embeddings=64)
+    model = OPTForCausalLM(config).double().eval()
+    inject(model, "in", LoRAConfig(rank=2, targets=("project_in", "*.layers.2.*")), seed=1)
+    inject(model, "upper", LoRAConfig(rank=2, targets=("*.layers.2.*",)), seed=1)
+    backbone = Backbone(model)
+    assert Trunk.shared_by([backbone.role("in")]) is None
+    assert Trunk.shared_by([backbone.role("upper")]) is not None
+
+
+def test_a_model_without_a_list_of_layers_has_no_trunk() -> None:
+    model = tiny("llama")
+    inject(model, "a", LoRAConfig(rank=2, layers=LAST), seed=1)
+    backbone = Backbone(model)
+    model.config.num_hidden_layers += 1
+    assert Trunk.shared_by([backbone.role("a")]) is None
+
+
 def test_who_shares_a_trunk(true_float64: None) -> None:
     backbone, start, policy, _critic = cast_of("llama")
     plain = backbone.role()
@@ -199,8 +236,16 @@ def test_what_exceeds_the_budget_is_computed_each_time(true_float64: None) -> No
     assert cache.n_groups == 2
     batch = collate(examples[1:3])
     states = cache.attached(batch, examples[1:3]).trunk
-    assert states is not None
-    assert torch.equal(states.hidden, trunk.states(batch).hidden)
+    assert states is not None  # of one group that is kept and one that is not
+    real, expected = batch.segment_ids >= 0, trunk.states(batch).hidden
+    assert torch.allclose(states.hidden[real], expected[real], rtol=0, atol=1e-12)
+    asked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Trunk, "states", lambda self, batch: asked.append(len(batch.indices)) or TrunkStates(expected, self)
+        )
+        cache.attached(collate(examples[:2]), examples[:2])
+        assert asked == []  # all are kept
 
 
 def test_layers_that_stay_have_no_dropout(true_float64: None) -> None:
@@ -298,11 +343,11 @@ def test_a_model_whose_layers_hand_on_more_is_computed_whole() -> None:
     first, second = layers[0].forward, layers[1].forward
 
     def leaves(hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
-        left["mean"] = hidden.mean(1, keepdim=True) + float(torch.rand(()))
+        left["mean"] = hidden.mean(1, keepdim=True)
         return first(hidden, *args, **kwargs)
 
     def reads(hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return second(hidden + left.pop("mean", torch.zeros(())), *args, **kwargs)
+        return second(hidden + left["mean"], *args, **kwargs)
 
     layers[0].forward, layers[1].forward = leaves, reads
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from burnish.errors import ConfigError, Interrupted
+from burnish.models import layers as layers_module
+from burnish.models.roles import Backbone
 from burnish.models.trunk import Trunk
 from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig, TrainConfig
 from burnish.stages.dpo import train_dpo
@@ -102,7 +106,7 @@ def test_keeping_states_changes_no_result(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("gigabytes", [0.0, 2.0])
+@pytest.mark.parametrize("gigabytes", [0.0, 1e-5, 2.0])
 def test_cut_off_and_resumed_it_ends_in_the_same_bits(
     gigabytes: float, stage: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +128,32 @@ def test_cut_off_and_resumed_it_ends_in_the_same_bits(
             assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
     else:
         assert same_bits(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_kept_is_used(stage: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that trains starts above the layers that stay; these are run in the passes that fill the cache, no more."""
+    learned, filled = [], []
+    forward, below = Backbone._forward, Backbone.states_below
+
+    def noted(self: Backbone, batch: Any, route: Any) -> torch.Tensor:
+        part = layers_module._PART.get()
+        if torch.is_grad_enabled():
+            learned.append(None if part is None else part.start)
+        return forward(self, batch, route)
+
+    def counted(self: Backbone, depth: int, batch: Any, *route: Any) -> torch.Tensor:
+        filled.append(len(batch.indices))
+        return below(self, depth, batch, *route)
+
+    monkeypatch.setattr(Backbone, "_forward", noted)
+    monkeypatch.setattr(Backbone, "states_below", counted)
+    more = {"validation": 0.0} if stage == "ppo" else {}
+    run(place, stage, tmp_path / "run", **more)
+    assert learned
+    assert set(learned) == {2}
+    examples = {"sft": 24, "ppo": 40}.get(stage, 20)  # PPO: 20 prompts, answered anew in each of two epochs
+    assert sum(filled[1:]) == examples  # the first is the probe
 
 
 def test_all_roles_of_ppo_stand_on_one_trunk(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +180,16 @@ def test_rewards_from_a_function_need_no_trunk_of_a_reward_model(place: Path, tm
         out = run(place, "ppo", tmp_path / advantage, advantage=advantage, **plain).out
         for tensors in adapters(out):
             assert {name.split(".layers.")[1][0] for name in tensors if ".layers." in name} == {"2"}
+
+
+def test_a_start_of_few_layers_is_trained_in_those(place: Path, tmp_path: Path) -> None:
+    said = Console(file=io.StringIO(), width=200)
+    base = str(place / "base")
+    first = train_sft(SFTConfig.parse(values_of(place, "sft", tmp_path / "first", model=base)))
+    values = values_of(place, "sft", tmp_path / "second", model=str(first.out), lora={}, epochs=1)
+    second = train_sft(SFTConfig.parse(values), console=said)
+    assert "begins at layer 3 of 3" in said.file.getvalue()
+    assert {name.split(".layers.")[1][0] for name in load_file(second.model / "adapter_model.safetensors")} == {"2"}
 
 
 def test_full_fine_tuning_trains_all(place: Path, tmp_path: Path) -> None:

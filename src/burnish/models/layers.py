@@ -7,7 +7,7 @@ states in place of its input. Embeddings, positions and masks are made as in any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     config: Any = model.config
     decoder = model.get_decoder()  # type: ignore[operator]
     n_layers = config.get_text_config().num_hidden_layers
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
     for name, module in decoder.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_layers:
             return ".".join(part for part in (prefix, name) if part), module
@@ -82,13 +82,17 @@ def first_trained_layer(model: nn.Module, layers: str) -> int:
     return n_layers - wanted
 
 
-def in_layers(model: nn.Module, path: str, layers: str) -> bool:
-    """Whether a path leads into the layers that train under `LoRAConfig.layers`; `all` holds what is outside of the
-    decoder's layers too."""
+def trained_paths(model: nn.Module, paths: Iterable[str], layers: str) -> list[str]:
+    """The paths that lead into the layers that train under `LoRAConfig.layers`; `all` holds what is outside of the
+    decoder's layers too.
+
+    Raises:
+        AdapterError: the model has fewer layers than are named.
+    """
     if layers == ALL_LAYERS:
-        return True
-    number = layer_number(path, decoder_layers(model)[0])
-    return number is not None and number >= first_trained_layer(model, layers)
+        return list(paths)
+    prefix, lowest = decoder_layers(model)[0], first_trained_layer(model, layers)
+    return [path for path in paths if (number := layer_number(path, prefix)) is not None and number >= lowest]
 
 
 def checkpoint_layers(model: nn.Module) -> None:
@@ -100,6 +104,8 @@ def checkpoint_layers(model: nn.Module) -> None:
 
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
+            if hasattr(layer, _WRAPPED):  # what is computed again would not know which part it belongs to
+                raise ModelError("layers are checkpointed before passes over a part of them, not after")
             layer.forward = _checkpointed(layer.forward)
 
 
@@ -145,12 +151,11 @@ def allow_parts(model: nn.Module) -> None:
         ModelError: the model's layers can't be found.
     """
     layers = decoder_layers(model)[1]
-    if hasattr(layers, _WRAPPED):
-        return
     gives_tuples: set[int] = set()
     for number, layer in enumerate(layers):
-        layer.forward = _in_parts(layer.forward, number, gives_tuples)
-    setattr(layers, _WRAPPED, True)
+        if not hasattr(layer, _WRAPPED):
+            layer.forward = _in_parts(layer.forward, number, gives_tuples)
+            setattr(layer, _WRAPPED, True)
 
 
 def _in_parts(forward: Callable[..., Any], number: int, gives_tuples: set[int]) -> Callable[..., Any]:

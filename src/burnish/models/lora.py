@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from burnish.errors import AdapterError, ModelError, suggest
 from burnish.models.config import ALL_LAYERS, ALL_LINEAR, LoRAConfig
-from burnish.models.layers import in_layers
+from burnish.models.layers import trained_paths
 from burnish.models.lowrank import Span, lora_linear
 from burnish.models.routing import Route, current_route
 from burnish.models.token_rows import (
@@ -165,7 +165,7 @@ def find_targets(model: nn.Module, targets: Sequence[str], layers: str = ALL_LAY
                 fix=f"use all-linear, a pattern over paths, or one of: {', '.join(names)}",
             )
         chosen.update(matched)
-    found = [name for name in linear if name in chosen and in_layers(model, name, layers)]
+    found = trained_paths(model, [name for name in linear if name in chosen], layers)
     if not found:
         raise AdapterError(
             f"LoRA targets {', '.join(targets)} match nothing in {layers} of the layers", where="lora.layers"
@@ -289,12 +289,12 @@ def copy_adapter(model: nn.Module, source: str, target: str, *, layers: str = AL
     held = list(lora_layers(model, source))
     if not held:
         raise AdapterError(f"the model holds no adapter named {source!r}")
-    own = {path for path, _ in held if in_layers(model, path, layers)}
+    own = set(trained_paths(model, [path for path, _ in held], layers))
     if not own:
         raise AdapterError(
-            f"the adapter that the stage starts from adapts none of the layers {layers}",
+            f"the adapter {source!r}, which the new one starts from, adapts none of the layers {layers}",
             where="lora.layers",
-            fix="name more layers, or merge that adapter first (burnish merge)",
+            fix="name more layers",
         )
     for path, layer in held:
         a, b = layer.lora_a[source], layer.lora_b[source]

@@ -100,20 +100,29 @@ class Backbone:
         """Whether the layers below `depth` and those from there on, each in a pass of its own, give what one pass over
         all of them gives. Tried on a probe, once for each depth: some families hand more than hidden states on."""
         if depth not in self._splits:
-            batch = collate([PROBE], layout=self.layout).to(self.device)
             try:
-                allow_parts(self.model)
-                whole = self._forward(batch, PLAIN)
-                with only_from(depth, self.states_below(depth, batch)):
-                    parts = self._forward(batch, PLAIN)
+                self._splits[depth] = self._parts_are_the_whole(depth)
+            except torch.OutOfMemoryError:
+                raise
             except Exception:
                 self._splits[depth] = False
-            else:
-                tolerance = 1e-5 if self.compute_dtype in (torch.float32, torch.float64) else 1e-2
-                real = batch.segment_ids >= 0
-                apart = (whole - parts)[real].abs().max()
-                self._splits[depth] = bool(apart <= tolerance * whole[real].abs().max())
         return self._splits[depth]
+
+    def _parts_are_the_whole(self, depth: int) -> bool:
+        batch = collate([PROBE], layout=self.layout).to(self.device)
+        allow_parts(self.model)
+        whole = self._forward(batch, PLAIN)
+        below = self.states_below(depth, batch)
+        if below.shape[:2] != batch.input_ids.shape or below.dim() != 3:
+            return False
+        # What a layer leaves behind for those above must not be left over from the pass just made.
+        other = PromptGroup(PROBE.prompt[::-1], PROBE.responses[::-1])
+        self._forward(collate([other], layout=self.layout).to(self.device), PLAIN)
+        with only_from(depth, below):
+            parts = self._forward(batch, PLAIN)
+        tolerance = 1e-5 if self.compute_dtype in (torch.float32, torch.float64) else 1e-2
+        real = batch.segment_ids >= 0
+        return bool((whole - parts)[real].abs().max() <= tolerance * whole[real].abs().max())
 
     def _forward(self, batch: GroupBatch, route: Route) -> Tensor:
         if self.layout == "rows":
@@ -341,14 +350,15 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
         on_trunk = batch.trunk is not None and batch.trunk.trunk.carries(role)
         passes.setdefault((id(role.backbone), on_trunk), []).append(place)
     found: dict[int, Tensor] = {}
-    for places in passes.values():
+    for (_, on_trunk), places in passes.items():
         backbone = roles[places[0]].backbone
+        read = batch if on_trunk else replace(batch, trunk=None)
         if len(places) == 1:
-            found[places[0]] = backbone.hidden_states(batch, roles[places[0]].route(dropout=dropout))
+            found[places[0]] = backbone.hidden_states(read, roles[places[0]].route(dropout=dropout))
             continue
         rows = batch.input_ids.shape[0]
         route = Route(tuple((roles[place].adapter, rows) for place in places), dropout)
-        hidden = backbone.hidden_states(batch.repeated(len(places)), route)
+        hidden = backbone.hidden_states(read.repeated(len(places)), route)
         found.update(zip(places, hidden.split(rows), strict=True))
     return [found[place] for place in range(len(roles))]
 

@@ -8,14 +8,15 @@ Legend: B rows, T tokens, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from burnish.data.groups import PAD_SEGMENT, GroupBatch, Layout, PromptGroup, TrunkStates
-from burnish.models.layers import decoder_layers, layer_number
+from burnish.data.groups import PAD_SEGMENT, GroupBatch, Layout, PromptGroup, TrunkStates, collate
+from burnish.errors import ModelError
+from burnish.models.layers import decoder_layers
 from burnish.models.lora import LoRALinear, backbone_parameters
 from burnish.models.roles import Backbone, Role
 from burnish.models.routing import Route
@@ -30,7 +31,7 @@ class Trunk:
 
     def __init__(self, backbone: Backbone, adapter: str | None, depth: int) -> None:
         self.backbone, self.adapter, self.depth = backbone, adapter, depth
-        self._adapted = _adapted_layers(backbone.model)[:depth]
+        self._layers = decoder_layers(backbone.model)[1]
 
     @property
     def layout(self) -> Layout:
@@ -47,12 +48,14 @@ class Trunk:
         backbone = roles[0].backbone
         if any(role.backbone is not backbone for role in roles) or _trains_itself(backbone.model):
             return None
-        adapters = [role.adapter for role in roles]
-        embedding = backbone.model.get_input_embeddings()  # type: ignore[operator]
-        if not _alike([embedding], adapters):
+        try:
+            layers = decoder_layers(backbone.model)[1]
+        except ModelError:
             return None
-        layers = _adapted_layers(backbone.model)
-        depth = next((i for i, layer in enumerate(layers) if not _alike(layer, adapters)), len(layers))
+        adapters = [role.adapter for role in roles]
+        if not _alike(_outside(backbone.model, layers), adapters):
+            return None
+        depth = next((i for i, layer in enumerate(layers) if not _alike(layer.modules(), adapters)), len(layers))
         depth = min(depth, len(layers) - 1)
         return cls(backbone, adapters[0], depth) if depth > 0 and backbone.splits_at(depth) else None
 
@@ -60,9 +63,11 @@ class Trunk:
         """Whether the role computes these layers as the trunk does."""
         if role.backbone is not self.backbone:
             return False
-        embedding = self.backbone.model.get_input_embeddings()  # type: ignore[operator]
+        if role.adapter == self.adapter:
+            return True
         pair = [self.adapter, role.adapter]
-        return _alike([embedding], pair) and all(_alike(layer, pair) for layer in self._adapted)
+        below = (module for layer in self._layers[: self.depth] for module in layer.modules())
+        return _alike(_outside(self.backbone.model, self._layers), pair) and _alike(below, pair)
 
     def states(self, batch: GroupBatch) -> TrunkStates:
         """The trunk's states of a batch's rows, computed now."""
@@ -128,16 +133,24 @@ class TrunkCache:
                 break
             chosen.append(group)
         for micro, batch in passes(chosen) if chosen else ():
-            real = batch.segment_ids != PAD_SEGMENT
-            counts = [_n_tokens(group, self.layout) for group in micro]
-            flat = self.trunk.states(batch).hidden[real]
-            self._kept |= {g.index: part.clone() for g, part in zip(micro, flat.split(counts), strict=True)}
+            self._kept |= self._split(micro, batch)
+
+    def _split(self, groups: Sequence[PromptGroup], batch: GroupBatch) -> dict[int, Tensor]:
+        """(tokens, D) the states of each group of a batch, without padding, by the group's index."""
+        flat = self.trunk.states(batch).hidden[batch.segment_ids != PAD_SEGMENT]
+        counts = [_n_tokens(group, self.layout) for group in groups]
+        return {group.index: part.clone() for group, part in zip(groups, flat.split(counts), strict=True)}
+
+    def _computed(self, groups: Sequence[PromptGroup], device: torch.device) -> dict[int, Tensor]:
+        return self._split(groups, collate(groups, layout=self.layout).to(device))
 
     def attached(self, batch: GroupBatch, groups: Sequence[PromptGroup]) -> GroupBatch:
-        """The batch with the states that are kept of its groups; computed now if one of them is not."""
-        if any(group.index not in self._kept for group in groups):
+        """The batch with the states of its groups: those that are kept, and the others computed now."""
+        missing = [group for group in groups if group.index not in self._kept]
+        if len(missing) == len(groups):
             return self.trunk.attached(batch, groups)
-        flat = torch.cat([self._kept[group.index] for group in groups])
+        found = self._kept | (self._computed(missing, batch.input_ids.device) if missing else {})
+        flat = torch.cat([found[group.index] for group in groups])
         hidden = flat.new_zeros(*batch.input_ids.shape, flat.shape[-1])  # padding is read by no real token
         hidden[batch.segment_ids != PAD_SEGMENT] = flat
         return replace(batch, trunk=TrunkStates(hidden, self.trunk))
@@ -148,19 +161,18 @@ def _n_tokens(group: PromptGroup, layout: Layout) -> int:
     return group.row_length + (len(group.prompt) * (len(group.responses) - 1) if layout == "rows" else 0)
 
 
-def _adapted_layers(model: nn.Module) -> list[list[nn.Module]]:
-    """The LoRA layers within each decoder layer."""
-    prefix, layers = decoder_layers(model)
-    found: list[list[nn.Module]] = [[] for _ in layers]
-    for name, module in model.named_modules():
-        number = layer_number(name, prefix)
-        if isinstance(module, LoRALinear) and number is not None:
-            found[number].append(module)
-    return found
+def _outside(model: nn.Module, layers: nn.ModuleList) -> Iterator[nn.Module]:
+    """What adapters can change in a decoder outside of its layers: token rows, projections of the embeddings."""
+    waiting: list[nn.Module] = [model.get_input_embeddings(), model.get_decoder()]  # type: ignore[operator]
+    while waiting:
+        module = waiting.pop()
+        if module is not layers:
+            yield module
+            waiting.extend(module.children())
 
 
-def _alike(modules: Sequence[nn.Module], adapters: Sequence[str | None]) -> bool:
-    """Whether the adapters hold the very same tensors in these layers, none of which trains."""
+def _alike(modules: Iterable[nn.Module], adapters: Sequence[str | None]) -> bool:
+    """Whether the adapters hold the very same tensors in these modules, none of which trains."""
     for module in modules:
         held = [_held(module, adapter) for adapter in adapters]
         if any(len(one) != len(held[0]) for one in held):

@@ -5,7 +5,6 @@ With them comes what lower layers make of them that don't train, where that is k
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from burnish.data.batching import micro_batches
 from burnish.data.groups import GroupBatch, PromptGroup, collate
-from burnish.models.config import ALL_LAYERS
+from burnish.models.layers import first_trained_layer
 from burnish.models.roles import Backbone, Role
 from burnish.models.trunk import Trunk, TrunkCache
 from burnish.stages.config import TrainConfig
@@ -76,12 +75,13 @@ def prepare_trunks(
     trunk = shared_trunk(roles, config, console)
     if trunk is None:
         return NO_TRUNKS
-    epochs = config.epochs
+    reads = config.epochs * len(groups.train)
     if config.max_steps is not None:
-        epochs = min(epochs, math.ceil(config.max_steps * config.batch_size / len(groups.train)))
+        reads = min(reads, config.max_steps * config.batch_size)
     budget, kept = config.trunk_cache_gb * 1e9, {}
-    for name, part, again in (("validation", groups.validation, True), ("train", groups.train, epochs * uses > 1)):
-        if part and again:
+    again = reads * uses > len(groups.train)
+    for name, part, wanted in (("validation", groups.validation, True), ("train", groups.train, again)):
+        if part and wanted and budget > 0.0:
             kept[name] = cache = filled(TrunkCache(trunk, budget), part, config.micro_batch_tokens, console)
             budget -= cache.bytes_for(part[: cache.n_groups])
     # Read once, by one role, an example gains nothing from being computed in two parts.
@@ -92,7 +92,7 @@ def prepare_trunks(
 def shared_trunk(roles: Sequence[Role], config: TrainConfig, console: Console) -> Trunk | None:
     """The lower layers that all the roles share; where they were to be shared and can't be, that is said."""
     trunk = Trunk.shared_by(roles)
-    if trunk is None and config.tuning == "lora" and config.lora.layers != ALL_LAYERS:
+    if trunk is None and config.tuning == "lora" and first_trained_layer(roles[0].backbone.model, config.lora.layers):
         console.print(
             "lora.layers: the layers below are computed anew in each pass: the roles differ in them, or this model's "
             "layers can't be run apart",

@@ -182,8 +182,10 @@ class RewardConfig(TrainConfig):
             raise ValueError("members of an ensemble are adapters: more than one need tuning: lora")
         if self.holdout and self.members < 2:
             raise ValueError("holdout keeps one member back: it needs members: 2 or more")
-        if self.tuning == "head" and self.lora.trainable_tokens:
-            raise ValueError("lora.trainable_tokens belongs to tuning: lora; tuning: head trains the head alone")
+        if self.tuning == "head" and (self.lora.trainable_tokens or self.lora.layers != ALL_LAYERS):
+            raise ValueError(
+                "lora.trainable_tokens and lora.layers belong to tuning: lora; tuning: head trains the head alone"
+            )
         return self
 
 

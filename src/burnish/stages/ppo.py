@@ -184,8 +184,9 @@ class Stage:
         policy, critic = self.cast.policy, self.cast.critic
         roles = [*([] if warming else [policy]), *([] if critic is None else [critic.role])]
         for together in self._passes(roles, members):
-            tokens_at_once = config.micro_batch_tokens // len(together)
-            for micro, batch in batches(laid_out_for(together), members, tokens_at_once, trunk=self.kept):
+            trunk = self.kept if self.trunk is not None and any(map(self.trunk.carries, together)) else None
+            at_once = config.micro_batch_tokens // len(together)
+            for micro, batch in batches(laid_out_for(together), members, at_once, trunk=trunk):
                 rows, losses = rows_of(micro), []
                 for role, states in zip(together, hidden_of(together, batch), strict=True):
                     hidden = states.reshape(-1, states.shape[-1]).index_select(0, batch.predictors)

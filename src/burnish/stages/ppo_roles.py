@@ -16,12 +16,14 @@ from torch import nn
 
 from burnish.errors import ConfigError
 from burnish.models.adapters import load_adapter
+from burnish.models.config import ALL_LAYERS
 from burnish.models.export import merge
 from burnish.models.heads import Scorer
 from burnish.models.loading import load_model, resolve_model
 from burnish.models.lora import adapter_parameters, copy_adapter, inject, tie_adapters
 from burnish.models.reward import RewardModel, base_of, load_reward_model
 from burnish.models.roles import Backbone, Role, freeze
+from burnish.models.trunk import Trunk
 from burnish.stages.config import PPOConfig
 from burnish.stages.functions import is_function
 from burnish.stages.run import Run, model_of
@@ -117,8 +119,25 @@ def load_cast(config: PPOConfig, run: Run, console: Console) -> Cast:
     inside = {id(parameter) for parameter in ground.backbone.model.parameters()}
     own = [] if critic is None else [p for p in critic.parameters().values() if id(p) not in inside]
     note_parameters(ground.backbone.model, run, console, beside=sum(p.numel() for p in own))
+    _say_who_stands_apart(config, policy, critic, scorers, console)
     t = config.temperature
     return Cast(ground, policy.at(t), start.at(t), reference.at(t), critic, scorers, judges)
+
+
+def _say_who_stands_apart(
+    config: PPOConfig, policy: Role, critic: Scorer | None, scorers: Sequence[Scorer], console: Console
+) -> None:
+    """With `lora.layers`: whose lower layers are not the policy's, so that they are computed beside them."""
+    trunk = Trunk.shared_by([policy])
+    roles = {"the critic": critic, **{f"reward model {n}": one for n, one in enumerate(scorers, start=1)}}
+    apart = [name for name, scorer in roles.items() if scorer and trunk and not trunk.carries(scorer.role)]
+    if apart and config.lora.layers != ALL_LAYERS:
+        console.print(
+            f"lora.layers: lower layers of their own have {', '.join(apart)}; a reward model that is trained from the "
+            "policy's start with the same lora.layers shares the policy's",
+            style="yellow",
+            highlight=False,
+        )
 
 
 def _frozen_start(config: PPOConfig, ground: Ground, console: Console) -> Role:

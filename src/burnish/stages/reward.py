@@ -29,7 +29,6 @@ from burnish.stages.loop import Step, TrainingLoop
 from burnish.stages.progress import Progress
 from burnish.stages.reward_evidence import EVALUATION, held_out_evaluation, show_evaluation
 from burnish.stages.run import Run, RunResult
-from burnish.stages.score import score_groups
 from burnish.stages.setup import (
     Ground,
     TrainingData,
@@ -77,7 +76,7 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
             resumed_from = loop.resumed_from
         found = None
         if groups.validation:
-            scores = held_out_scores(members, groups.validation, read, config.micro_batch_tokens)
+            scores = held_out_scores(members, groups.validation, read)
             scores = together_scores(scores, config)
             found = held_out_evaluation(ground, groups, scores, seed=config.seed)
             metrics |= {"held_out_accuracy": asdict(found.accuracy.interval) | {"value": found.accuracy.value}}
@@ -185,7 +184,7 @@ def validate_reward(
     their mean score (`ensemble_accuracy`; without the member that is held back). Empty without pairs."""
     if not groups:
         return {}
-    scores = held_out_scores(members, groups, read, config.micro_batch_tokens)
+    scores = held_out_scores(members, groups, read)
     totals = {"loss": float(pair_losses(scores.reshape(-1), [*groups] * len(members), config).mean())}
     totals |= pair_metrics(scores.reshape(-1), 1.0 / (len(members) * len(groups)))
     if len(members) > 1:
@@ -195,13 +194,12 @@ def validate_reward(
 
 
 @torch.no_grad()
-def held_out_scores(members: Sequence[Member], groups: Sequence[PromptGroup], read: Read, tokens: int) -> Tensor:
+def held_out_scores(members: Sequence[Member], groups: Sequence[PromptGroup], read: Read) -> Tensor:
     """(members, pairs, 2) scores of held-out chosen and rejected, in the order of `groups`, float64."""
-    if len(members) > 1:  # adapters of one backbone, over the same pairs: they share each pass
-        return score_groups([member.scorer for member in members], groups, tokens).double()
-    out = torch.zeros(1, len(groups), 2, dtype=torch.float64)
-    for scores, pairs, _ in read(members[0], groups, True, False):
-        out[0, [pair.index for pair in pairs]] = scores.reshape(-1, 2).double().cpu()
+    out = torch.zeros(len(members), len(groups), 2, dtype=torch.float64)
+    for number, member in enumerate(members):
+        for scores, pairs, _ in read(member, groups, True, False):
+            out[number, [pair.index for pair in pairs]] = scores.reshape(-1, 2).double().cpu()
     return out
 
 

@@ -32,6 +32,7 @@ from burnish.models.adapters import load_adapter, save_adapter
 from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
 from burnish.models.fingerprint import data_fingerprint, directory_fingerprint
+from burnish.models.layers import decoder_layers, first_trained_layer, layer_number
 from burnish.models.loading import ModelSource, load_model, resolve_model
 from burnish.models.lora import (
     adapter_parameters,
@@ -39,6 +40,7 @@ from burnish.models.lora import (
     copy_adapter,
     count_trainable_params,
     inject,
+    lora_layers,
 )
 from burnish.models.placement import DTYPES, pick_device, pick_dtype
 from burnish.models.roles import Backbone, Role, freeze
@@ -186,15 +188,29 @@ def load_ground(config: TrainConfig, run: Run, console: Console) -> Ground:
         if full:
             merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
             start = None
-        elif config.lora != LoRAConfig(layers=config.lora.layers):
-            console.print(
-                "the stage goes on with the adapter that it starts from: of lora.* only layers has an effect",
-                style="yellow",
-            )
+        else:
+            _say_what_of_lora_counts(config, loaded.model, console)
     backbone = Backbone(loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
     if backbone.layout == "rows":
         console.print("this model's layers can't be masked for shared prompts: each response gets a row of its own")
     return Ground(backbone, start, tokenizer, template, stop_ids(template, tokenizer), base_name(loaded.source))
+
+
+def _say_what_of_lora_counts(config: TrainConfig, model: Any, console: Console) -> None:
+    """A stage goes on with the adapter that it starts from, whatever its own settings of LoRA are."""
+    if config.lora != LoRAConfig(layers=config.lora.layers):
+        console.print(
+            "the stage goes on with the adapter that it starts from: of lora.* only layers has an effect",
+            style="yellow",
+        )
+    prefix, layers = decoder_layers(model)
+    numbers = [layer_number(path, prefix) for path, _ in lora_layers(model, START)]
+    lowest = min((number for number in numbers if number is not None), default=0)
+    if first_trained_layer(model, config.lora.layers) < lowest:
+        console.print(
+            f"that adapter begins at layer {lowest + 1} of {len(layers)}: the layers below stay as they are",
+            highlight=False,
+        )
 
 
 def load_actors(config: TrainConfig, run: Run, console: Console) -> Actors:
