@@ -108,6 +108,14 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert listed - {"TrainConfig", "AlarmLimits"} == set(burnish.__all__) - {"__version__"}
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    named = re.findall(r"([\w/-]+\.md)$", navigation, flags=re.MULTILINE)
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
+    assert pages <= set(named), f"add to mkdocs.yml: {sorted(pages - set(named))}"
+    assert len(named) == len(set(named))
+
+
 def test_every_page_of_the_guide_is_run_in_its_order() -> None:
     navigation = re.findall(r"guide/([\w-]+)\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     script = (ROOT / "scripts" / "guide_outputs.py").read_text(encoding="utf-8")
