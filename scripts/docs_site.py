@@ -41,6 +41,7 @@ LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 FENCE = re.compile(r"^(```.*?^```\s*?)$", flags=re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
 
+OUTSIDE = re.compile(r'<(?:script|img|link|iframe)\b[^>]*?(?:src|href)="(?:https?:)?//[^>]*>')
 FONT = "STIXTwoMath-Regular.ttf"
 """SIL Open Font License; carried by the package ziamath, which is not imported."""
 
@@ -88,6 +89,13 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         return convert(formula, display=display)
 
     return FORMULA.sub(formula, content)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """A page that would load something from elsewhere is a warning too."""
+    for tag in OUTSIDE.findall(output):
+        log.warning("%s loads from the network: %s", page.file.src_uri, tag)
+    return output
 
 
 def _origin(uri: str) -> str:
