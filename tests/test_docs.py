@@ -87,6 +87,13 @@ def test_commands_of_the_readme_exist() -> None:
         assert command in known, command
 
 
+def test_outputs_quoted_from_the_readme_are_in_it() -> None:
+    quotes = found(r"<!-- from: \.\./\.\./README\.md -->\n```text\n((?:.*\n)*?)```")
+    assert len(quotes) >= 2
+    for page, (text,) in quotes:
+        assert text in README, f"{page} quotes what README no longer says:\n{text}"
+
+
 def test_commands_of_the_docs_parse() -> None:
     from burnish.cli.main import make_app
 
