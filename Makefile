@@ -15,7 +15,7 @@ DTYPES ?= float32
 STAGES ?= sft reward dpo ppo sampling growth
 ROUNDS ?= 2
 
-.PHONY: help quickstart bench test test-real check format lint clean
+.PHONY: help quickstart bench docs test test-real check format lint clean
 
 help:
 	@echo "make quickstart   a raw model becomes an assistant, with a report of what changed"
@@ -23,6 +23,7 @@ help:
 	@echo "make test         all tests but those on real models"
 	@echo "make test-real    the slow tests on real models"
 	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir"
+	@echo "make docs         the documentation as a site in build/site, its links checked"
 	@echo "make format       let ruff mend what it can"
 
 # torch goes first and alone: a CPU build where one is to be had. As a dependency of something else, pip would
@@ -56,12 +57,22 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --bench "$(BENCH)" --data "$(DATA)" --stages $(STAGES) \
 	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS)
 
+# Only what the extra `docs` names: the site is made from the source as text, without torch.
+$(VENV)/.docs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
+	    | xargs $(BIN)/pip install --quiet --disable-pip-version-check
+	@touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 quickstart: $(VENV)/.run
 	$(BIN)/burnish quickstart
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests scripts benchmarks examples
-	$(BIN)/ruff format --check src tests scripts benchmarks examples
+	$(BIN)/ruff check src tests scripts benchmarks examples docs
+	$(BIN)/ruff format --check src tests scripts benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -75,8 +86,8 @@ test-real: $(VENV)/.real
 	$(BIN)/pytest -m real
 
 format: $(VENV)/.dev
-	$(BIN)/ruff check --fix src tests scripts benchmarks examples
-	$(BIN)/ruff format src tests scripts benchmarks examples
+	$(BIN)/ruff check --fix src tests scripts benchmarks examples docs
+	$(BIN)/ruff format src tests scripts benchmarks examples docs
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
