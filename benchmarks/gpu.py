@@ -75,7 +75,7 @@ def prepare_part(name: str, work: Path, *, shape: dict[str, Any] | None = None, 
     n = 64 if part.stage == "ppo" else setting["batch"] * (setting["steps"] + 1)
     data = make_pairs(folder / "pairs.jsonl", n, prompt_tokens=part.prompt_tokens, response_tokens=part.response_tokens)
     if part.stage == "ppo":
-        ppo.prepare(folder, str(data), str(model))
+        ppo.prepare(folder, str(data), str(model), "all")
     else:
         prepare(folder, part.stage, setting, str(data))
     return folder

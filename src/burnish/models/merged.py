@@ -30,7 +30,7 @@ def merge_pays(backbone: Backbone, adapter: str, passes: int) -> bool:
     Args:
         backbone: the model.
         adapter: the adapter's name.
-        passes: forward passes that are to come, at least.
+        passes: forward passes that are to come.
     """
     layers = [layer for _, layer in lora_layers(backbone.model, adapter)]
     exact = backbone.compute_dtype in EXACT and all(layer.weight.dtype == backbone.compute_dtype for layer in layers)

@@ -165,7 +165,7 @@ def route_of(role: Role, params: SamplingParams, passes: int) -> Route:
     Args:
         role: who speaks.
         params: of the call.
-        passes: how many forward passes are to come, at least.
+        passes: how many forward passes are to come if every sample is as long as it may be.
     """
     route = role.route()
     if role.adapter is None or params.decoding in ("adapter", "plain"):
