@@ -293,7 +293,7 @@ class Drawer:
         self.head, self.params, self.logprobs = head, params, logprobs
         head_in = replace(head, weight=head.weight.to(dtype))  # cast once, not at every token
         tiled = params.decoding != "plain" and head.weight.device.type == "cpu"
-        self._project = Projection(head_in) if tiled else head_in.logits
+        self._project: Callable[[Tensor], Tensor] = Projection(head_in) if tiled else head_in.logits
 
     def __call__(self, hidden: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float] | list[None]]:
         """One token a row, from the (n, D) hidden states that predict them."""
