@@ -38,7 +38,7 @@ from common.results import (
     with_range,
 )
 from common.rounds import Found, alternate, loads, medians, peer_script, ratios
-from common.sides import dispatch, stamp_steps
+from common.sides import device_memory, dispatch, stamp_steps
 from common.work import read_setting
 
 NEVER_WRITTEN = "keyframe"
@@ -134,7 +134,7 @@ def _write(path: Path, text: str) -> None:
 # ---- our side ----
 
 
-def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
+def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str, Any]:
     """Some updates of burnish's PPO, after one that warms up."""
     import torch
     from rich.console import Console
@@ -154,7 +154,7 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
             "reward": str(work / "reward"),
             "out": str(out),
             "dtype": dtype,
-            "device": "cpu",
+            "device": device,
             "validation": 0.0,
             "epochs": updates + 1,
             "rollout_size": rows,
@@ -185,6 +185,7 @@ def ours(work: Path, updates: int, dtype: str) -> dict[str, Any]:
         "episodes_per_second": rows / median,
         "seconds": seconds,
         "dtype": record["compute_dtype"],
+        **device_memory(device),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},
         "work": {
@@ -345,6 +346,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer-python", help="compare: the python of an environment with trl==1.12.0 and peft")
     parser.add_argument("--peer-rollout-batch", type=int, help="rows of TRL's forward passes; all if not given")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ours: see benchmarks/gpu.py")
     parser.add_argument("--peer-critic", choices=("full", "lora"), default="full")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="compare: where the result goes")
     arguments = parser.parse_args()
@@ -352,7 +354,7 @@ def main() -> None:
         parser,
         arguments,
         prepare=lambda: prepare(arguments.work, arguments.data, arguments.model, arguments.layers),
-        ours=lambda: ours(arguments.work, arguments.updates, arguments.dtype),
+        ours=lambda: ours(arguments.work, arguments.updates, arguments.dtype, arguments.device),
         compare=compare,
     )
 

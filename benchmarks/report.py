@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gpu
 import growth
 import ppo
 import sampling
@@ -28,6 +29,7 @@ TITLES = {
     "ppo": "PPO beside TRL",
     "sampling": "Sampling beside generate and vLLM",
     **{f"growth-{kind}": one.title for kind, one in growth.GROWTHS.items()},
+    "gpu": gpu.TITLE,
 }
 """Stage -> the section's title while it has not been measured; in the order of RESULTS.md."""
 RENDER: dict[str, Callable[[Record], str]] = {
@@ -58,6 +60,9 @@ def page(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
     for stage, title in TITLES.items():
         found = [record for record in records if record["stage"] == stage]
         part = stage.partition("-")[0]
+        if stage == "gpu":
+            parts.append(gpu.render(found) if found else section(title, [gpu.NOT_MEASURED]))
+            continue
         missing = section(title, [f"Not yet measured: `make bench STAGES={part}`."])
         parts += [RENDER[stage](record) for record in found] or [missing]
     return "\n".join(parts)

@@ -35,7 +35,7 @@ from common.results import (
     save,
 )
 from common.rounds import Found, Result, alternate, peer_script, run
-from common.sides import dispatch, stamp_steps
+from common.sides import device_memory, dispatch, stamp_steps
 from common.work import prepare, public, read_lengths, read_setting
 from train_section import BEFOREHAND, render
 
@@ -108,7 +108,7 @@ class Watch:
             dpo.prepare_reference = timed
 
 
-def ours(work: Path, dtype: str, *, beforehand: bool = False) -> Result:
+def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu") -> Result:
     """One run of burnish's stage over the prepared steps."""
     import torch
     from rich.console import Console
@@ -126,7 +126,7 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False) -> Result:
     watch.install(stage)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        values = stage_settings(setting, work, out, dtype, beforehand=beforehand)
+        values = stage_settings(setting, work, out, dtype, beforehand=beforehand) | {"device": device}
         train(config.parse(values), console=Console(quiet=True))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         record = json.loads((out / "run.json").read_text(encoding="utf-8"))
@@ -138,6 +138,7 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False) -> Result:
         "seconds_per_step": statistics.median(seconds),
         "reference_seconds": watch.reference_seconds if beforehand else 0.0,
         "dtype": record["compute_dtype"],
+        **device_memory(device),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},
         "work": {
@@ -174,6 +175,7 @@ def stage_settings(setting: dict[str, Any], work: Path, out: Path, dtype: str, *
         "warmup": 0.0,
         "save_every": steps + 1,
         "seed": setting["seed"],
+        "tuning": setting.get("tuning", "lora"),
         "lora": {"rank": setting["rank"], "alpha": setting["alpha"], "targets": "all-linear"},
     }
     if setting["stage"] == "dpo":
@@ -315,6 +317,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-length", type=int, default=512, help="prepare: tokens of prompt and response at most")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--beforehand", action="store_true", help="ours, dpo: the reference before the first step")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ours: see benchmarks/gpu.py")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="compare: where the result goes")
     parser.add_argument("--peer-python", help="compare: the python of an environment with trl==1.16.0 and peft")
@@ -336,7 +339,7 @@ def main() -> None:
         parser,
         arguments,
         prepare=prepared,
-        ours=lambda: ours(arguments.work, arguments.dtype, beforehand=arguments.beforehand),
+        ours=lambda: ours(arguments.work, arguments.dtype, beforehand=arguments.beforehand, device=arguments.device),
         compare=compare,
     )
 

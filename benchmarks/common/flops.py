@@ -62,6 +62,15 @@ def step_flops(stage: str, size: ModelSize, groups: Iterable[Lengths], *, rank: 
     return float(trained + (frozen if reference else 0))
 
 
+def full_flops(size: ModelSize, groups: Iterable[Lengths]) -> float:
+    """Useful operations of a step of SFT that trains all weights: 6 N a token and 6 V D a response token."""
+    tokens = predicted = 0
+    for prompt, responses in groups:
+        tokens += prompt + sum(responses)
+        predicted += sum(responses)
+    return float(6 * (tokens * size.linear + predicted * size.vocabulary * size.hidden))
+
+
 def sampling_flops(size: ModelSize, prompts: Iterable[int], new_tokens: int) -> float:
     """Useful operations of sampling `new_tokens` tokens to each prompt: 2 N a token that is read (the last one drawn
     is not), 2 V D a token that is drawn."""

@@ -1,6 +1,7 @@
 """The machine: what it is, and how fast it multiplies matrices.
 
 python benchmarks/common/machine.py          one line of JSON: FLOP/s in float32 and bfloat16
+python benchmarks/common/machine.py cuda     the same of the GPU
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SIDE = 2048
-"""Rows and columns of the square matrices: 17 GFLOP a product, large enough that starting it costs nothing."""
+SIDE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the square matrices: so large that starting a product costs nothing."""
 PRODUCTS = 8
 
 
@@ -32,25 +33,35 @@ def describe() -> str:
     return ", ".join([name, f"{os.cpu_count()} cores", *units, *without])
 
 
-def product_rate(dtype: str, *, side: int = SIDE, products: int = PRODUCTS) -> float:
-    """The machine's rate of matrix products, in FLOP/s: the fastest of several of `side` x `side` by `side` x `side`.
+def product_rate(dtype: str, *, device: str = "cpu", side: int | None = None, products: int = PRODUCTS) -> float:
+    """A device's rate of matrix products, in FLOP/s: the fastest of several of `side` x `side` by `side` x `side`.
 
     A product counts 2 side^3 operations. The fastest, since whatever disturbs a product can only slow it down.
     """
     import torch
 
-    left, right = (torch.randn(side, side).to(getattr(torch, dtype)) for _ in range(2))
+    side = side or SIDE[device]
+    left, right = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
     best = float("inf")
     for _ in range(products + 1):  # the first one warms up; it is never the fastest
         started = time.perf_counter()
         torch.mm(left, right)
+        synchronize()
         best = min(best, time.perf_counter() - started)
     return 2.0 * side**3 / best
 
 
-def rates_command() -> list[str]:
+def synchronize() -> None:
+    """Wait until the GPU has done what it was given, if this process uses one: before a clock is read."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def rates_command(device: str = "cpu") -> list[str]:
     """The command of a process that measures the rates, so that the one that asks need not load torch."""
-    return [sys.executable, str(Path(__file__).resolve())]
+    return [sys.executable, str(Path(__file__).resolve()), device]
 
 
 def fastest(measured: list[dict[str, Any]]) -> dict[str, float]:
@@ -59,4 +70,5 @@ def fastest(measured: list[dict[str, Any]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({dtype: product_rate(dtype) for dtype in ("float32", "bfloat16")}))
+    where = (sys.argv[1:] or ["cpu"])[0]
+    print(json.dumps({dtype: product_rate(dtype, device=where) for dtype in ("float32", "bfloat16")}))

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from common.machine import synchronize
+
 
 def dispatch(
     parser: argparse.ArgumentParser,
@@ -35,6 +37,13 @@ def dispatch(
         compare(arguments)
 
 
+def device_memory(device: str) -> dict[str, int]:
+    """`{"peak_cuda_bytes": ...}`, the most that tensors took of a GPU in this process; nothing on a CPU."""
+    import torch
+
+    return {"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
+
+
 def stamp_steps(ends: list[float], *, every: int = 1) -> None:
     """Note in `ends` when each optimiser step of burnish's stages is logged, or every so many-th. What they compute
     stays as it is."""
@@ -44,6 +53,7 @@ def stamp_steps(ends: list[float], *, every: int = 1) -> None:
 
     def stamped(run: Run, values: dict[str, Any]) -> None:
         if "learning_rate" in values and values["step"] % every == 0:  # an optimiser step
+            synchronize()
             ends.append(time.perf_counter())
         log(run, values)
 

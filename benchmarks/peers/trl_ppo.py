@@ -55,6 +55,8 @@ class Witness(TrainerCallback):
         self.ends.append(time.perf_counter())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         self.prompt_tokens.append([])
         self.response_lengths.append([])
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rollout-batch", type=int, help="rows of a forward pass of the rollout; all if not given")
     parser.add_argument("--critic", choices=("full", "lora"), default="full", help="lora is not documented by TRL")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     work = arguments.work
@@ -107,6 +110,7 @@ def main() -> None:
         "seconds": seconds,
         "dtype": arguments.dtype,
         "critic": arguments.critic,
+        **({"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if arguments.device == "cuda" else {}),
         "rollout_batch": arguments.rollout_batch or setting["prompts"],
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("trl", "torch", "transformers", "peft", "accelerate")},
@@ -164,7 +168,7 @@ def make_trainer(
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=arguments.device == "cpu",
         seed=setting["seed"],
     )
     data = Dataset.from_dict({"input_ids": prompts})

@@ -44,21 +44,23 @@ class Witness(TrainerCallback):
     def __init__(self, order: list[int]) -> None:
         self.order = order
         self.ends: list[float] = []
-        self.tokens: list[int] = [0]
+        self.counts: list[list[torch.Tensor]] = [[]]
         self.first_loss = 0.0
         self.values: list[list[float]] = []
         self.reference_seconds = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
-        self.tokens.append(0)
+        self.counts.append([])
 
     def read(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """A forward hook of the model; the reference's passes have no gradient and are left out."""
         if not torch.is_grad_enabled():
             return
         mask = kwargs["attention_mask"]
-        self.tokens[-1] += int(mask.sum())
+        self.counts[-1].append(mask.sum())  # read at the end: a GPU would have to be waited for
         if self.ends:
             return
         log_probs = getattr(output, "log_probs", None)
@@ -93,6 +95,10 @@ class Witness(TrainerCallback):
 
         DPOTrainer._precompute_ref_logps = timed
 
+    def tokens(self) -> list[int]:
+        """Of each step."""
+        return [sum(int(count) for count in counts) for counts in self.counts[: len(self.ends)]]
+
     def proof(self) -> dict[str, Any]:
         """The first step's loss, and the values of each example's responses."""
         pairs = sorted(zip(self.order, self.values, strict=True))
@@ -113,6 +119,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--micro-batch", type=int, default=4, help="examples of a pass")
     parser.add_argument("--beforehand", action="store_true", help="DPO: compute the reference before the first step")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--liger", action="store_true", help="with the kernels of the package liger-kernel")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -136,11 +144,12 @@ def main() -> None:
         "reference_seconds": witness.reference_seconds,
         "dtype": arguments.dtype,
         "micro_batch": arguments.micro_batch,
+        **({"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if arguments.device == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("trl", "torch", "transformers", "peft", "accelerate")},
         "work": {
             "optimiser_steps": len(witness.ends),
-            "tokens": witness.tokens[: len(witness.ends)],
+            "tokens": witness.tokens(),
             "prompt_times": 0,  # once for each response
             "trainable_parameters": trainable,
         },
@@ -168,16 +177,20 @@ def make_trainer(
         "args": make_config(arguments, setting, folder),
         "train_dataset": make_data(stage, examples, list(itertools.chain(*setting["order"]))),
         "processing_class": tokenizer,
-        "peft_config": lora,
+        "peft_config": None if setting.get("tuning") == "full" else lora,
         "callbacks": [witness],
     }
     dtype = getattr(torch, arguments.dtype)
     if stage == "reward":
-        model = AutoModelForSequenceClassification.from_pretrained(setting["directory"], num_labels=1, dtype=dtype)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            setting["directory"], num_labels=1, dtype=dtype, attn_implementation="sdpa"
+        )
         with torch.no_grad():
             model.score.weight.copy_(load_file(arguments.work / "head.safetensors")["score"])
         return RewardTrainer(model, **shared)
-    model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=dtype)
+    if setting.get("tuning") == "full":
+        dtype = torch.float32  # master weights, under autocast, as burnish has them
+    model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=dtype, attn_implementation="sdpa")
     return (SFTTrainer if stage == "sft" else DPOOnIds)(model, **shared)
 
 
@@ -201,7 +214,8 @@ def make_config(arguments: argparse.Namespace, setting: dict[str, Any], folder: 
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": arguments.device == "cpu",
+        "use_liger_kernel": arguments.liger,
         "seed": setting["seed"],
     }
     if setting["stage"] == "sft":

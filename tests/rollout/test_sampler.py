@@ -12,7 +12,7 @@ from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import ConfigError, ModelError
 from burnish.models.lora import LoRAConfig, adapter_parameters, inject
 from burnish.models.roles import Backbone, Role, response_logprobs
-from burnish.rollout import cache, sampler
+from burnish.rollout import cache, decoding
 from burnish.rollout.sampler import Sample, SamplingParams, sample
 from tests.models.families import FAMILIES, SLIDING_FAMILIES, WINDOW, tiny
 
@@ -225,7 +225,7 @@ def test_a_prompt_is_read_once_for_all_its_samples(monkeypatch: pytest.MonkeyPat
 
 def test_prompts_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = sample(role_of(), prompts(), GREEDY)
-    monkeypatch.setattr(sampler, "PREFILL_TOKENS", 12)
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 12)
     assert ids_of(sample(role_of(), prompts(), GREEDY)) == ids_of(expected)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -36,6 +36,9 @@ class Sampling:
     """Draw from the k most probable tokens; 0 for all."""
     seed: Whole | None = None
     """The same seed gives the same answers."""
+    decoding: Literal["auto", "merged", "adapter", "plain"] = "auto"
+    """Through an adapter, or through a copy of the weights with the adapter in it; `auto` merges where that changes
+    nothing but rounding; `plain` is for comparison."""
 
 
 @Parameter(name="*")

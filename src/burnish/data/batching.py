@@ -42,15 +42,22 @@ def micro_batches(groups: Sequence[PromptGroup], *, tokens: int, layout: Layout 
     """
     order = sorted(range(len(groups)), key=lambda i: (-row_tokens(groups[i], layout)[1], i))
     sizes = [row_tokens(groups[i], layout) for i in order]
-    return [[groups[i] for i in order[start:stop]] for start, stop in _cheapest_cuts(sizes, tokens)]
+    return [
+        [groups[i] for i in order[start:stop]] for start, stop in cheapest_cuts(sizes, tokens, tokens // PASS_SHARE)
+    ]
 
 
-def _cheapest_cuts(sizes: Sequence[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:
+def cheapest_cuts(sizes: Sequence[tuple[int, int]], tokens: int, per_pass: int) -> list[tuple[int, int]]:
     """(start, stop) of each part of a list of (rows, length) that falls in length; dynamic programming over the ends.
 
     A part's width is the length of its first element. Parts hold at most `tokens` / length rows, which bounds the work.
+
+    Args:
+        sizes: (rows, length) of each element, longest first.
+        tokens: rows x length of a part at most; an element longer than that is a part of its own.
+        per_pass: what a part costs beside its tokens, in tokens.
     """
-    n, per_pass = len(sizes), tokens // PASS_SHARE
+    n = len(sizes)
     cost, begin = [0, *[sys.maxsize] * n], [0] * (n + 1)
     for start, (_, width) in enumerate(sizes):
         rows = 0

@@ -139,6 +139,10 @@ def group_attention(
     _demand_understood(attention_mask, attention_plan, kwargs)
     assert attention_plan is not None
     mask = attention_plan.mask(sliding_window)
+    heads, length = query.shape[1:3]
+    if length == 1 and mask is not None and kwargs.get("s_aux") is None and key.shape[1] != heads:
+        # One new token: the heads that share a key head become its queries, and each key is read once for all of them.
+        query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
     if softcap is not None or kwargs.get("s_aux") is not None:
         out = _eager(query, key, value, mask, scaling, dropout, softcap, kwargs.get("s_aux"))
     else:
@@ -157,7 +161,7 @@ def group_attention(
             scale=scaling,
             enable_gqa=grouped,
         )
-    return out.transpose(1, 2).contiguous(), None
+    return out.reshape(out.shape[0], heads, length, -1).transpose(1, 2).contiguous(), None
 
 
 # What models pass on to attention that changes nothing here: positions (the plan has them), outputs, cache places.

@@ -79,6 +79,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         route = current_route()
+        if route.merged is not None and (merged := route.merged.get(self)) is not None:
+            return F.linear(x, merged, self.bias)
         spans: list[Span] = []
         parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
         for rows, name in _rows_of_parts(x, route):

@@ -7,10 +7,12 @@ wrong state, and nothing has to be switched back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,13 @@ class Route:
             adapter means the plain backbone. A single part takes the whole batch, whatever its `rows`. Several
             parts let several roles read the same rows in one pass.
         dropout: whether LoRA dropout is on.
+        merged: weights (`merged.py`) by layer, for a single adapter whose update is in them already; none where the
+            adapter's products are computed beside the frozen weights.
     """
 
     parts: tuple[tuple[str | None, int], ...]
     dropout: bool = False
+    merged: Mapping[nn.Module, Tensor] | None = field(default=None, compare=False)
 
     @classmethod
     def single(cls, adapter: str | None, *, dropout: bool = False) -> Route:

@@ -62,8 +62,11 @@ class OutputHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) logits of (..., D) hidden states, whole; for sampling, where all of them are needed."""
+        return self.finished(torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype)), hidden)
+
+    def finished(self, logits: Tensor, hidden: Tensor) -> Tensor:
+        """The logits, given their products (..., V) with `weight`: rows replaced, scale, bias and soft cap applied."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        logits = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype))
         if self.row_ids is not None and self.rows is not None:
             logits = logits.index_copy(-1, self.row_ids, hidden @ self.rows.to(hidden.dtype).T)
         logits = logits * self.scale if self.scale != 1.0 else logits

@@ -64,9 +64,23 @@ class KVCache:
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]
 
-    def filling(self, rows: Tensor, prompts: Tensor) -> FillingCache:
-        """What the model is handed while it reads prompts: cache row `rows[i]` takes up prompt `prompts[i]`."""
-        return FillingCache(self, rows, prompts)
+    def spread(self, prefix: KVCache, length: int, rows: Tensor) -> None:
+        """Copy the first `length` slots of the one row of `prefix` into each of `rows`."""
+        for index, (keys, values) in prefix._layers.items():
+            own_keys, own_values = self.layer(index, keys, values)
+            own_keys[rows, :, :length] = keys[:, :, :length]
+            own_values[rows, :, :length] = values[:, :, :length]
+
+    def filling(self, rows: Tensor, prompts: Tensor, start: int = 0) -> FillingCache:
+        """What the model is handed while it reads prompts: cache row `rows[i]` takes up prompt `prompts[i]`.
+
+        Args:
+            rows: (n,) cache rows.
+            prompts: (n,) the prompt of each.
+            start: the position of the prompts' first token. What stands before it lies in the rows already (`spread`),
+                and is the same in all of them.
+        """
+        return FillingCache(self, rows, prompts, start)
 
     def decoding(self, positions: Tensor, span: int) -> DecodingCache:
         """What the model is handed for one new token of each of the first n rows.
@@ -87,18 +101,23 @@ class _ModelCache:
 
 
 class FillingCache(_ModelCache):
-    """Stores the prompts' keys and values; the prompts attend to themselves."""
+    """Stores the prompts' keys and values; the prompts attend to themselves and to what stands before them."""
 
-    def __init__(self, cache: KVCache, rows: Tensor, prompts: Tensor) -> None:
-        self.cache, self.rows, self.prompts = cache, rows, prompts
+    def __init__(self, cache: KVCache, rows: Tensor, prompts: Tensor, start: int) -> None:
+        self.cache, self.rows, self.prompts, self.start = cache, rows, prompts, start
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Store (prompts, H, T, head) keys and values and hand them back."""
-        keys, values = self.cache.layer(layer_idx, key, value)
+        """Store (prompts, H, T, head) keys and values; (prompts, H, start + T, head) of all that the prompts see."""
         # Padding is stored too: its slots lie behind the prompt's end and are overwritten before they are seen.
-        keys[self.rows, :, : key.shape[2]] = key[self.prompts]
-        values[self.rows, :, : value.shape[2]] = value[self.prompts]
-        return key, value
+        buffers = self.cache.layer(layer_idx, key, value)
+        return self._stored(buffers[0], key), self._stored(buffers[1], value)
+
+    def _stored(self, buffer: Tensor, new: Tensor) -> Tensor:
+        buffer[self.rows, :, self.start : self.start + new.shape[2]] = new[self.prompts]
+        if not self.start:
+            return new
+        before = buffer[self.rows[:1], :, : self.start].expand(new.shape[0], -1, -1, -1)
+        return torch.cat([before, new], dim=2)
 
 
 class DecodingCache(_ModelCache):

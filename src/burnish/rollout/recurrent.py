@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from burnish.models.roles import Role
 from burnish.models.routing import Route, routed
-from burnish.rollout.sampler import Drawer, Row, Run
+from burnish.rollout.sampler import Drawer, Row, Run, route_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def sample_by_length(role: Role, run: Run, drawer: Drawer, batch_size: int) -> N
         lengths,
         "" if lengths == 1 else "s",
     )
+    route = route_of(role, run.params, run.passes(batch_size))
     for prompts in _parts(run, batch_size):
         rows: list[Row] = []
         of_row: list[int] = []
@@ -42,7 +43,7 @@ def sample_by_length(role: Role, run: Run, drawer: Drawer, batch_size: int) -> N
             rows += [run.start(prompt) for _ in range(count)]
             of_row += [place] * count
         ids = torch.tensor([list(run.prompts[prompt]) for prompt in prompts], device=role.backbone.device)
-        _decode(role, run, drawer, rows, ids, torch.tensor(of_row, device=ids.device))
+        _decode(_State(role.backbone.decoder, route), run, drawer, rows, ids, torch.tensor(of_row, device=ids.device))
 
 
 def _parts(run: Run, batch_size: int) -> Iterator[list[int]]:
@@ -56,9 +57,8 @@ def _parts(run: Run, batch_size: int) -> Iterator[list[int]]:
                 yield part
 
 
-def _decode(role: Role, run: Run, drawer: Drawer, rows: list[Row], ids: Tensor, of_row: Tensor) -> None:
+def _decode(state: _State, run: Run, drawer: Drawer, rows: list[Row], ids: Tensor, of_row: Tensor) -> None:
     """Decode rows to their ends; row i continues prompt `of_row[i]` of `ids` (m, T)."""
-    state = _State(role.backbone.decoder, role.route())
     hidden = state.read(ids)[of_row]
     state.select(of_row)
     while True:

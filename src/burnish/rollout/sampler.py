@@ -1,44 +1,49 @@
 """Batched sampling with a KV cache.
 
-Prompts wait in order of length, longest first. A prompt enters the batch by having all but its last token read into
-the cache, once for all of its samples; its last token is then the first to be decoded. So every row of the batch is
-in the same state, one token ahead of its cache, and one loop decodes them all. A finished row leaves at once, and
-waiting prompts come in as soon as a quarter of the rows is free.
+A call of `sample` is a `Run`: what is asked for and what has been drawn so far. `decoding.py` carries it out, for
+models that keep a state of their own `recurrent.py`; a `Drawer` makes tokens of hidden states.
 
 A row's randomness depends on the seed and on which sample of which prompt it is, on nothing else: the batch size and
 the other rows change nothing.
 
-Legend: n rows in use, T tokens of the longest prompt, V vocabulary.
+Legend: n rows in use, V vocabulary.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from burnish.data.groups import PAD_SEGMENT, PROMPT_SEGMENT
 from burnish.errors import ConfigError, ModelError
-from burnish.models.attention import CachePlan, GroupPlan
+from burnish.models.merged import merge_pays, merged_weights
 from burnish.models.roles import Backbone, Role
+from burnish.models.routing import Route
 from burnish.ops.logprobs import OutputHead
-from burnish.rollout.cache import KVCache
-from burnish.rollout.drawing import Logits, draw, exact_logits, log_probability
+from burnish.rollout.drawing import Logits, Projection, draw, exact_logits, log_probability
 
 OnToken = Callable[[int, int], None]
 """Is told (prompt index, token) for every token as it is drawn, the stop token included."""
 Progress = Callable[[int], None]
 """Is told how many samples are finished."""
 
-REFILL = 4
-"""New prompts come in when one row in so many is free: reading one prompt costs nearly as much as reading several."""
-PREFILL_TOKENS = 8192
-"""Prompt tokens, padding included, that are read at a time."""
+Decoding = Literal["auto", "merged", "adapter", "plain"]
+"""How tokens are computed; the distribution that they are drawn from is the same, but for rounding.
+
+- `merged`: through a copy of the adapted weights with the adapter in them, held for the length of the call. It saves
+  the adapter's own, small and slow products. In float32 this differs from training by rounding alone. In bfloat16 a
+  weight keeps 8 bits, of an update that is smaller than those a part is lost, and what is sampled is not quite what is
+  trained: for where that does not matter.
+- `adapter`: beside the weights, as in training.
+- `auto`: merged where weights and activations are float32 or wider, the call is long enough to pay for the copy, and
+  the copy takes at most an eighth of the device's memory; else adapter.
+- `plain`: adapter, every prompt read whole, the output matrix in one product; to compare with.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class SamplingParams:
     """Tokens that end a sample."""
     min_new_tokens: int = 0
     """Stop tokens are not drawn before so many tokens."""
+    decoding: Decoding = "auto"
+    """How tokens are computed: see `Decoding`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
@@ -74,6 +81,7 @@ class SamplingParams:
         self._demand(self.seed is None or self.seed >= 0, "seed", "0 or a positive integer, or none")
         self._demand(all(i >= 0 for i in self.stop_ids), "stop_ids", "token ids, 0 or above")
         self._demand(0 <= self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", "between 0 and max_new_tokens")
+        self._demand(self.decoding in get_args(Decoding), "decoding", " or ".join(get_args(Decoding)))
 
     def _demand(self, holds: bool, name: str, wanted: str) -> None:
         if not holds:
@@ -145,8 +153,26 @@ def sample(
 
             sample_by_length(role, run, drawer, batch_size)
         else:
-            _Batch(role, run, drawer, batch_size).decode_all()
+            from burnish.rollout.decoding import Batch
+
+            Batch(role, run, drawer, batch_size).decode_all()
     return run.samples()
+
+
+def route_of(role: Role, params: SamplingParams, passes: int) -> Route:
+    """The route of a call's forward passes: through merged weights, or through the adapter beside them.
+
+    Args:
+        role: who speaks.
+        params: of the call.
+        passes: how many forward passes are to come if every sample is as long as it may be.
+    """
+    route = role.route()
+    if role.adapter is None or params.decoding in ("adapter", "plain"):
+        return route
+    if params.decoding == "auto" and not merge_pays(role.backbone, role.adapter, passes):
+        return route
+    return replace(route, merged=merged_weights(role.backbone, role.adapter))
 
 
 @dataclass(slots=True)
@@ -223,6 +249,10 @@ class Run:
         self._rows[prompt].append(row)
         return row
 
+    def passes(self, batch_size: int) -> int:
+        """About how many forward passes it takes if every sample is as long as it may be."""
+        return -(-len(self.prompts) * self.n // batch_size) * self.params.max_new_tokens
+
     def missing(self, prompt: int) -> int:
         """How many samples of a prompt have not been started."""
         return self.n - len(self._rows[prompt])
@@ -261,11 +291,13 @@ class Drawer:
 
     def __init__(self, head: OutputHead, params: SamplingParams, logprobs: bool, dtype: torch.dtype) -> None:
         self.head, self.params, self.logprobs = head, params, logprobs
-        self._projection = replace(head, weight=head.weight.to(dtype))  # cast once, not at every token
+        head_in = replace(head, weight=head.weight.to(dtype))  # cast once, not at every token
+        tiled = params.decoding != "plain" and head.weight.device.type == "cpu"
+        self._project: Callable[[Tensor], Tensor] = Projection(head_in) if tiled else head_in.logits
 
     def __call__(self, hidden: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float] | list[None]]:
         """One token a row, from the (n, D) hidden states that predict them."""
-        z = self._projection.logits(hidden)
+        z = self._project(hidden)
         logits = Logits(z)
         masses = logits.masses(1.0) if self.logprobs else None
         early = [i for i, row in enumerate(rows) if len(row.result.ids) < self.params.min_new_tokens]
@@ -291,91 +323,3 @@ class Drawer:
         barred = z.clone()
         barred[where, stop] = -torch.inf
         return self._draw(Logits(barred), rows, None)
-
-
-class _Batch:
-    """The rows that are decoded together; row i of the list is row i of the cache."""
-
-    def __init__(self, role: Role, run: Run, drawer: Drawer, batch_size: int) -> None:
-        self.backbone, self.route = role.backbone, role.route()
-        self.device = role.backbone.device
-        self.run, self.drawer = run, drawer
-        self.size = min(batch_size, max(1, len(run.prompts) * run.n))
-        self.cache = KVCache(self.size)
-        self.waiting = deque(run.by_length)
-        self.rows: list[Row] = []
-
-    def decode_all(self) -> None:
-        """Decode until no prompt waits and every row is done."""
-        while self.waiting or self.rows:
-            self._refill()
-            self._decode_one()
-
-    def _refill(self) -> None:
-        """Let waiting prompts in, if enough rows are free or nothing else is to be done."""
-        free = self.size - len(self.rows)
-        if not self.waiting or (self.rows and free * REFILL < self.size):
-            return
-        entering: list[list[Row]] = []
-        while self.waiting and free:
-            prompt = self.waiting[0]
-            count = min(self.run.missing(prompt), free)
-            # A prompt enters with all of its samples, or with as many as there can ever be.
-            if count < min(self.run.missing(prompt), self.size):
-                break
-            entering.append([self.run.start(prompt) for _ in range(count)])
-            free -= count
-            if not self.run.missing(prompt):
-                self.waiting.popleft()
-        for part in self._by_tokens(entering):
-            self._read(part)
-
-    def _by_tokens(self, entering: list[list[Row]]) -> Iterator[list[list[Row]]]:
-        """Cut what enters into parts of at most PREFILL_TOKENS; longest first, so the first sets the width."""
-        start = 0
-        while start < len(entering):
-            width = max(1, entering[start][0].position)
-            stop = start + max(1, PREFILL_TOKENS // width)
-            yield entering[start:stop]
-            start = stop
-
-    def _read(self, entering: list[list[Row]]) -> None:
-        """Read prompts, all but their last tokens, into the cache, each once for all of its samples."""
-        first = len(self.rows)
-        self.rows += [row for rows in entering for row in rows]
-        lengths = [rows[0].position for rows in entering]
-        width = max(lengths)
-        if width == 0:
-            return
-        self.cache.reserve(width)
-        ids = torch.zeros(len(entering), width, dtype=torch.long)
-        segments = torch.full((len(entering), width), PAD_SEGMENT, dtype=torch.long)
-        for i, (rows, length) in enumerate(zip(entering, lengths, strict=True)):
-            ids[i, :length] = torch.tensor(self.run.prompts[rows[0].prompt][:length])
-            segments[i, :length] = PROMPT_SEGMENT
-        positions = torch.arange(width).expand(len(entering), -1)
-        of_row = torch.tensor([i for i, rows in enumerate(entering) for _ in rows], device=self.device)
-        into = torch.arange(first, len(self.rows), device=self.device)
-        ids, segments, positions = ids.to(self.device), segments.to(self.device), positions.to(self.device)
-        plan = GroupPlan(segments, positions)
-        self.backbone.step(ids, positions, plan, self.cache.filling(into, of_row), self.route)
-
-    def _decode_one(self) -> None:
-        """One more token for every row; what is done leaves."""
-        at = [row.position for row in self.rows]
-        span = max(at) + 1
-        self.cache.reserve(span)
-        positions = torch.tensor(at, device=self.device)
-        tokens = torch.tensor([row.token for row in self.rows], device=self.device)
-        query = positions.unsqueeze(1)
-        # A key lies in the slot of its position. What a slot beyond the row's end holds is in the future: not seen.
-        plan = CachePlan(torch.arange(span, device=self.device).expand(len(at), -1), query)
-        cache = self.cache.decoding(positions, span)
-        hidden = self.backbone.step(tokens.unsqueeze(1), query, plan, cache, self.route)
-        drawn, logprobs = self.drawer(hidden[:, 0], self.rows)
-        done = [self.run.take(*taken) for taken in zip(self.rows, drawn, logprobs, strict=True)]
-        for index in reversed([i for i, is_done in enumerate(done) if is_done]):
-            last = self.rows.pop()
-            if index < len(self.rows):
-                self.cache.move(len(self.rows), index, last.position)
-                self.rows[index] = last

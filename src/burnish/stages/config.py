@@ -246,6 +246,10 @@ class PPOConfig(TrainConfig):
     all the same, so that tokens outside of it are never corrected."""
     sampling_batch: int = Field(64, ge=1)
     """Responses sampled at a time; a finished one makes room for the next."""
+    decoding: Literal["auto", "merged", "adapter", "plain"] = "auto"
+    """Sample through the adapter, or through a copy of the weights with the adapter in it (`merged`: faster, but in
+    bfloat16 not quite the policy that is trained); `auto` merges in float32, where the copy is small; `plain` is for
+    comparison."""
 
     advantage: Advantage = "gae"
     """`gae` with a critic (PPO); `rloo` and `grpo` compare responses to the same prompt and need no critic."""

@@ -73,7 +73,11 @@ def sample_responses(
         progress: is told how many responses are finished.
     """
     params = SamplingParams(
-        max_new_tokens=config.max_new_tokens, top_p=config.top_p, seed=seed, stop_ids=tuple(stop_ids)
+        max_new_tokens=config.max_new_tokens,
+        top_p=config.top_p,
+        seed=seed,
+        stop_ids=tuple(stop_ids),
+        decoding=config.decoding,
     )
     drawn = sample(
         role, [group.prompt for group in prompts], params, batch_size=config.sampling_batch, n=k, progress=progress

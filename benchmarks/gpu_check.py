@@ -1,0 +1,208 @@
+"""Are the results of a device right? Each fast path beside float64 on the CPU, from the same numbers.
+
+The inputs are rounded to the dtype first, so that what differs is the computation. A difference is measured against
+the size of what is right: |found - right| / max |right|, the worst over all elements; of log-probs it is in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.data.groups import PromptGroup, Response, collate
+from burnish.models.attention import AttentionPlan, CachePlan, GroupPlan, group_attention
+from burnish.models.lora import LoRAConfig, adapter_parameters, inject, lora_layers
+from burnish.models.lowrank import lora_linear
+from burnish.models.roles import Backbone
+from burnish.ops.logprobs import OutputHead, token_logprobs
+from burnish.rollout.sampler import SamplingParams, sample
+
+ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""float32 rounds to 6e-8, bfloat16 to 4e-3; sums of hundreds of terms are a few times as far off."""
+NATS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Of log-probs, which stand on logits of size 10."""
+SHAPE: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 512,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison: what, in which dtype, how far off at worst, and how far off it may be."""
+
+    name: str
+    dtype: str
+    worst: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is near enough; NaN is not."""
+        return self.worst <= self.allowed
+
+
+def checks(device: str, dtypes: Sequence[torch.dtype] = tuple(ALLOWED)) -> Iterator[Check]:
+    """All comparisons on a device."""
+    for dtype in dtypes:
+        for name, worst, allowed in (
+            *_logprobs(device, dtype),
+            *_lora(device, dtype),
+            *_attention(device, dtype),
+            *_sampler(device, dtype),
+        ):
+            yield Check(name, str(dtype).removeprefix("torch."), worst, allowed)
+
+
+def _random(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
+    """float64 numbers that the dtype holds exactly."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).double()
+
+
+def _off(found: Tensor, right: Tensor) -> float:
+    return float((found.detach().cpu().double() - right).abs().max() / right.abs().max())
+
+
+def _leaves(device: str, dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
+    return [tensor.detach().to(device, dtype).requires_grad_() for tensor in tensors]
+
+
+def _logprobs(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+    """`token_logprobs` over several tiles, with trainable rows: values, and gradients of hidden states and rows."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, rows = (_random(generator, dtype, n, 64) for n in (1200, 9000, 3))
+    targets = torch.randint(0, 9000, (1200,), generator=generator)
+    ids = torch.tensor([2, 77, 8999])
+    targets[:3] = ids
+    up = torch.randn(1200, generator=generator, dtype=torch.float64)
+    hidden, rows = hidden.requires_grad_(), rows.requires_grad_()
+    whole = weight.index_copy(0, ids, rows)
+    right = torch.log_softmax(hidden @ whole.T / 8, -1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    (right * up).sum().backward()
+    own, own_rows = _leaves(device, dtype, hidden, rows)
+    head = OutputHead(weight.to(device, dtype), scale=1 / 8, row_ids=ids.to(device), rows=own_rows)
+    found = token_logprobs(own, head, targets.to(device))
+    (found * up.to(device, found.dtype)).sum().backward()
+    assert hidden.grad is not None
+    assert rows.grad is not None
+    assert own.grad is not None
+    assert own_rows.grad is not None
+    yield "log-probs", float((found.detach().cpu().double() - right.detach()).abs().max()), NATS[dtype]
+    yield "log-probs, gradient of the hidden states", _off(own.grad, hidden.grad), ALLOWED[dtype]
+    yield "log-probs, gradient of trainable rows", _off(own_rows.grad, rows.grad), ALLOWED[dtype]
+
+
+def _lora(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+    """`lora_linear`: values, and gradients of input, A and B (which are float32, as in training)."""
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (_random(generator, dtype, n, 256) for n in (300, 384))
+    a, b = _random(generator, dtype, 8, 256), _random(generator, dtype, 384, 8)
+    up = _random(generator, dtype, 300, 384)
+    leaves = [x.requires_grad_(), a.requires_grad_(), b.requires_grad_()]
+    right = x @ weight.T + 2.0 * (x @ a.T) @ b.T
+    right.backward(up)
+    own = [*_leaves(device, dtype, x), *_leaves(device, torch.float32, a, b)]
+    found = lora_linear(own[0], weight.to(device, dtype), None, ((None, 2.0),), [(own[1], own[2], None)])
+    found.backward(up.to(device, dtype))
+    yield "LoRA", _off(found, right.detach()), ALLOWED[dtype]
+    for name, ours, theirs in zip(("the input", "A", "B"), own, leaves, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        yield f"LoRA, gradient of {name}", _off(ours.grad, theirs.grad), ALLOWED[dtype]
+
+
+def _attention(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+    """`group_attention` with grouped heads: shared prompts, plain causal, and new tokens against a cache."""
+    groups = [PromptGroup(tuple(range(9)), (Response.full((1,) * 5), Response.full((1,) * 7)))]
+    groups += [PromptGroup(tuple(range(14)), (Response.full((1,) * 3), Response.full((1,) * 2)))]
+    shared = collate(groups)
+    single = collate([PromptGroup(group.prompt, group.responses[:1]) for group in groups])
+    slots = torch.arange(40)
+
+    def grouped(batch: Any, where: str) -> AttentionPlan:
+        return GroupPlan(batch.segment_ids.to(where), batch.position_ids.to(where))
+
+    def cached(queries: Tensor, where: str) -> AttentionPlan:
+        return CachePlan(slots.expand(2, -1).to(where), queries.to(where))
+
+    cases: list[tuple[str, Any, tuple[int, int]]] = [
+        ("shared prompts", lambda where: grouped(shared, where), (shared.input_ids.shape[1],) * 2),
+        ("one response a row", lambda where: grouped(single, where), (single.input_ids.shape[1],) * 2),
+        ("one new token", lambda where: cached(torch.tensor([[39], [20]]), where), (1, 40)),
+        ("several new tokens", lambda where: cached(torch.arange(30, 40).expand(2, -1), where), (10, 40)),
+    ]
+    for name, plan_on, (queries, keys) in cases:
+        for window in (None, 8):
+            generator = torch.Generator().manual_seed(2)
+            q = _random(generator, dtype, 2, 8, queries, 64)
+            k, v = (_random(generator, dtype, 2, 2, keys, 64) for _ in range(2))
+            mask = plan_on("cpu").mask(window)
+            mask = torch.ones(queries, keys, dtype=torch.bool).tril() if mask is None else mask
+            inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+            scores = (q @ k.repeat_interleave(4, 1).transpose(2, 3) / 8).masked_fill(~mask, -torch.inf)
+            right = (torch.softmax(scores, -1) @ v.repeat_interleave(4, 1)).transpose(1, 2)
+            up = _random(generator, dtype, *right.shape)
+            right.backward(up)
+            own = _leaves(device, dtype, *inputs)
+            found, _ = group_attention(
+                torch.nn.Module(), *own, None, attention_plan=plan_on(device), sliding_window=window
+            )
+            found.backward(up.to(device, dtype))
+            label = f"attention, {name}{', window' if window else ''}"
+            yield label, _off(found, right.detach()), ALLOWED[dtype]
+            worst = max(_off(a.grad, b.grad) for a, b in zip(own, inputs, strict=True))  # type: ignore[arg-type]
+            yield f"{label}, gradients", worst, ALLOWED[dtype]
+
+
+def _sampler(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+    """Log-probs that the sampler records, through an adapter beside the weights and in them, against float64."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    stock = LlamaForCausalLM(LlamaConfig(**SHAPE)).to(dtype)
+    backbone = Backbone(stock.to(device))
+    inject(backbone.model, "a", LoRAConfig(rank=4), seed=0)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in adapter_parameters(backbone.model, "a").values():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).to(device))
+    opening = list(range(10, 150))
+    prompts = [opening + list(range(200, 200 + n)) for n in (5, 40, 1, 17)]
+    exact = _exact_model(backbone)
+    for how in ("plain", "adapter", "merged"):
+        params = SamplingParams(max_new_tokens=16, seed=5, decoding=how)  # type: ignore[arg-type]
+        drawn = sample(backbone.role("a"), prompts, params, batch_size=3, n=2)
+        worst = 0.0
+        for prompt, samples in zip(prompts, drawn, strict=True):
+            for one in samples:
+                with torch.no_grad():
+                    logits = exact(torch.tensor([prompt + one.ids])).logits[0, len(prompt) - 1 : -1]
+                right = torch.log_softmax(logits, -1).gather(1, torch.tensor(one.ids).unsqueeze(1)).squeeze(1)
+                worst = max(worst, float((torch.tensor(one.logprobs, dtype=torch.float64) - right).abs().max()))
+        yield f"sampler, {how}", worst, NATS[dtype]
+
+
+def _exact_model(backbone: Backbone) -> Any:
+    """transformers' own model in float64 on the CPU, with the adapter's update in its weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    state = {
+        name.replace(".base.", "."): value.detach().cpu().double()
+        for name, value in backbone.model.state_dict().items()
+        if ".lora_" not in name
+    }
+    for path, layer in lora_layers(backbone.model, "a"):
+        a, b = layer.lora_a["a"].detach().cpu().double(), layer.lora_b["a"].detach().cpu().double()
+        state[f"{path}.weight"] += layer.configs["a"].scale * b @ a
+    exact = LlamaForCausalLM(LlamaConfig(**SHAPE)).double()
+    exact.load_state_dict(state)
+    return exact.eval()
