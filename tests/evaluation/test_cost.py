@@ -144,5 +144,5 @@ def test_local_models_alone_have_no_group_of_costs(cards: list[Card]) -> None:
 
 @pytest.mark.parametrize("given", [{"apo": (1, 2)}, {"api": (1,)}, {"api": (1, -2)}, {"api": (1, float("inf"))}])
 def test_prices_of_nonsense_are_refused(given: dict[str, tuple[float, ...]]) -> None:
-    with pytest.raises(ConfigError, match="did you mean 'api'|two numbers"):
+    with pytest.raises(ConfigError, match=r"did you mean 'api'|two numbers"):
         make_prices(given, ["own", "api"])

@@ -16,6 +16,7 @@ from burnish.errors import ConfigError, suggest
 from burnish.models.config import Precision
 from burnish.rollout.endpoint import Endpoint
 from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig, TrainConfig
+from burnish.stages.functions import is_function
 
 
 class MergeConfig(Config):
@@ -69,6 +70,13 @@ class ReportConfig(Config):
     """Seconds that an endpoint may send nothing before the request is repeated."""
     cache: bool = True
     """Whether answers are taken from burnish's cache and kept in it."""
+
+    @field_validator("reward")
+    @classmethod
+    def _is_no_function(cls, reward: str | None) -> str | None:
+        if reward is not None and is_function(reward):
+            raise ValueError("a report's reward is a reward model; functions reward PPO only")
+        return reward
 
     @field_validator("judge")
     @classmethod
