@@ -89,14 +89,3 @@ def _from_local_cache(repo: str, revision: str | None, reason: Exception) -> Pat
             where=f"hub model {repo}",
             fix="check the network (HF_HUB_OFFLINE, proxy), or give a local directory or a model of the catalog",
         ) from reason
-
-
-def local_commit(repo: str, revision: str | None = None) -> str | None:
-    """The commit that a hub model's revision stands for in the local cache; None where it was not downloaded.
-
-    Nothing is asked of the hub.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repo, "config.json", revision=revision)
-    return Path(found).parent.name if isinstance(found, str) else None

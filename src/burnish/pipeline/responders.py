@@ -9,8 +9,7 @@ from functools import cache
 import torch
 
 from burnish.models.fingerprint import digest, model_fingerprint
-from burnish.models.hub import local_commit
-from burnish.models.loading import ModelSource, resolve_model
+from burnish.models.loading import ModelSource, model_directory, resolve_model
 from burnish.pipeline.fingerprint import code_fingerprint
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.endpoint import Endpoint, EndpointSettings, is_endpoint
@@ -116,7 +115,8 @@ def _identity(model: str, source: ModelSource, asking: Asking) -> str:
     """All that a local model's answer depends on but the question: content, precision, kind of device, code.
 
     Not the batch size: it moves a sum by a rounding, and an answer only where two tokens are as probable to that.
+    Of a model on the hub the content is the commit that would be loaded now: its snapshot's directory bears that name.
     """
     plain = source.plain
-    commit = local_commit(plain.id, plain.revision) if plain.kind == "hub" else None
+    commit = model_directory(plain, echo=asking.echo).name if plain.kind == "hub" else None
     return digest([model_fingerprint(model), commit, str(asking.dtype), asking.device.type, code_fingerprint(_CODE)])

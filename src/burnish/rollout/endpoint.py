@@ -100,6 +100,7 @@ class EndpointSettings:
         read_seconds: how long a server may send nothing; the request is repeated then.
         connect_seconds: how long a connection may take.
         tries: how often a request is sent at most.
+        timeout_tries: the same where nothing comes back in time.
         malformed_tries: the same where the server answers, but with nothing usable.
         first_wait: seconds before the second try; doubled for each further one, of which a random half to the whole
             is waited.
@@ -110,12 +111,13 @@ class EndpointSettings:
     read_seconds: float = 120.0
     connect_seconds: float = 10.0
     tries: int = 6
+    timeout_tries: int = 3
     malformed_tries: int = 2
     first_wait: float = 1.0
     longest_wait: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.tries < 1 or self.malformed_tries < 1:
+        if min(self.concurrency, self.tries, self.timeout_tries, self.malformed_tries) < 1:
             raise ConfigError("concurrency and tries of an endpoint must be at least 1", where="endpoint")
         if not (self.read_seconds > 0 and self.connect_seconds > 0):
             raise ConfigError("the time-outs of an endpoint must be above 0 seconds", where="endpoint")
@@ -221,7 +223,7 @@ class ChatClient:
             slow = isinstance(error, httpx2.ConnectTimeout)
             limit = seconds.connect_seconds if slow else seconds.read_seconds
             what = f"no {'connection' if slow else 'reply'} within {limit:g} s"
-            return _Failure("time-out", what, "give the server more time with --timeout", seconds.tries, slow)
+            return _Failure("time-out", what, "give the server more time with --timeout", seconds.timeout_tries, slow)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             return _Failure("URL", self._quoted(str(error)), _EXAMPLE, 1, True)
         except httpx2.TransportError as error:
