@@ -98,11 +98,7 @@ def report(
     priced = make_prices(prices, list(models))
     suite = load_suite(prompts, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
     asking = _asking(dtype, device, batch_size, EndpointSettings(concurrency, timeout), cache, console)
-    cards: dict[str, Card] = {}
-    for group in make_groups(models, asking, [row.id for row in suite.rows]):
-        for name in group.responders:
-            cards[name] = _card(name, group, suite, asking, console)
-    ordered = [cards[name] for name in models]
+    ordered = _cards(models, suite, asking, console)
     preference = None
     if judging is not None or scoring is not None:
         with _Display("preference", console) as display:
@@ -145,6 +141,16 @@ def _asking(
     place = pick_device(device)
     kept = ResponseCache.usual(echo=echo) if cache else ResponseCache(None)
     return Asking(pick_dtype(dtype, place), place, batch_size, endpoint, kept, echo)
+
+
+def _cards(models: Mapping[str, str], suite: Suite, asking: Asking, console: Console) -> list[Card]:
+    cards: dict[str, Card] = {}
+    groups = make_groups(models, asking, [row.id for row in suite.rows])
+    while groups:
+        group = groups.pop(0)  # what it loaded is let go before the next one loads
+        for name in group.responders:
+            cards[name] = _card(name, group, suite, asking, console)
+    return [cards[name] for name in models]
 
 
 def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console) -> Card:
