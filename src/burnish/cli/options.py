@@ -114,7 +114,7 @@ def parse_models(models: Sequence[str]) -> dict[str, str]:
     for text in models:
         name, equals, model = text.partition("=")
         if not (equals and name and model) or Path(text).exists():
-            parts = [part for part in Path(text).parts if part != "model"]
+            parts = [part for part in Path(text.rpartition("#")[2]).parts if part != "model"]  # an endpoint's: URL#NAME
             name, model = parts[-1] if parts else text, text
         if name in named:
             raise ConfigError(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from burnish.cli.console import field_line, results
-from burnish.cli.options import Whole, parse_models
+from burnish.cli.options import Whole, flag, parse_models
+from burnish.errors import ConfigError
 from burnish.models.config import Precision
 
 
@@ -20,13 +25,21 @@ def report(
     seed: Whole = 0,
     dtype: Precision = "auto",
     device: str = "auto",
+    judge: str | None = None,
+    reward: str | None = None,
+    baseline: str | None = None,
+    price: Annotated[list[str] | None, Parameter(metavar="NAME=IN,OUT", negative=())] = None,
+    concurrency: Whole = 8,
+    timeout: float = 120.0,
+    cache: bool = True,
 ) -> None:
     """Measure models side by side: what they do (behaviours), what they still can (retention), how long they speak.
 
     Parameters
     ----------
     models
-        `NAME=MODEL`, as in `raw=gemma-3-270m dpo=runs/dpo`. The first is what the others are compared with.
+        `NAME=MODEL`, as in `raw=gemma-3-270m dpo=runs/dpo`. The first is what the others are compared with. A model
+        behind an OpenAI-compatible endpoint is `NAME=openai:BASE_URL#MODEL`; its key is read from OPENAI_API_KEY.
     out
         Where report.html, report.json and report.txt go.
     prompts
@@ -43,26 +56,83 @@ def report(
         Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster.
     device
         `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
+    judge
+        An endpoint, `openai:BASE_URL#MODEL`, that compares every model's answers with the baseline's, in both orders.
+    reward
+        A reward model (its run's directory) that scores all answers.
+    baseline
+        The model that judge and reward model compare the others with; the first if not given.
+    price
+        What a million tokens of the prompt and of the answer cost, for the costs in the table: `--price api=0.15,0.60`.
+        May be given for several models.
+    concurrency
+        Requests to an endpoint under way at a time.
+    timeout
+        Seconds that an endpoint may send nothing before a request is repeated.
+    cache
+        Take answers from burnish's cache (`BURNISH_CACHE`) and keep them in it, so that a report that was cut off, or
+        one with one more model, asks only what is new.
     """
     from burnish.pipeline.report import report as make_report
 
     console = results()
-    flags = {"--prompts": prompts, "--sample": sample, "--max-new-tokens": max_new_tokens, "--seed": seed}
-    usual = {"--prompts": "starter/evaluation", "--sample": None, "--max-new-tokens": 128, "--seed": 0}
-    said = [word for flag, value in flags.items() if value != usual[flag] for word in (flag, str(value))]
+    given: dict[str, Any] = {
+        "prompts": prompts,
+        "sample": sample,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "judge": judge,
+        "reward": reward,
+        "baseline": baseline,
+    }
     make_report(
         parse_models(models),
         out,
-        prompts=prompts,
-        sample=sample,
-        max_new_tokens=max_new_tokens,
+        **given,
         batch_size=batch_size,
-        seed=seed,
         dtype=dtype,
         device=device,
-        command=shlex.join(["burnish", "report", *models, "--out", str(out), *said]),
+        prices=parse_prices(price or []),
+        concurrency=concurrency,
+        timeout=timeout,
+        cache=cache,
+        command=shlex.join(["burnish", "report", *models, "--out", str(out), *_said(given), *_prices_said(price)]),
         console=console,
     )
     console.print()
     for name in ("report.html", "report.json"):
         console.print(field_line(name, out / name))
+
+
+def parse_prices(pairs: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """`NAME=IN,OUT` as name -> (in, out).
+
+    Raises:
+        ConfigError: for what has another form, or a name that comes twice.
+    """
+    prices: dict[str, tuple[float, float]] = {}
+    for text in pairs:
+        name, _, numbers = text.rpartition("=")
+        try:
+            first, second = (float(number) for number in numbers.split(","))
+        except ValueError:
+            first = second = -1.0
+        if not name or min(first, second) < 0:
+            raise ConfigError(f"{text!r} is not NAME=IN,OUT", where="--price", fix="as in --price api=0.15,0.60")
+        if name in prices:
+            raise ConfigError(f"{name} has two prices", where="--price")
+        prices[name] = (first, second)
+    return prices
+
+
+_USUAL = {"prompts": "starter/evaluation", "max_new_tokens": 128, "seed": 0}
+
+
+def _said(given: Mapping[str, Any]) -> list[str]:
+    """The flags of what is not as usual."""
+    changed = {name: value for name, value in given.items() if value != _USUAL.get(name)}
+    return [word for name, value in changed.items() for word in (flag(name), str(value))]
+
+
+def _prices_said(price: Sequence[str] | None) -> list[str]:
+    return [word for text in price or [] for word in ("--price", text)]

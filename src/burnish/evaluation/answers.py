@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from burnish.data.sources import Message
 from burnish.evaluation.text import (
@@ -19,25 +19,11 @@ from burnish.evaluation.text import (
     without_quotations,
     words,
 )
+from burnish.rollout.answers import Answer as Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said to one conversation.
-
-    Attributes:
-        text: the decoded response without special tokens.
-        finished: whether the model emitted its stop token within the limit of new tokens.
-        n_tokens: tokens generated, the stop token not counted.
-    """
-
-    text: str
-    finished: bool
-    n_tokens: int
-
-
-class Responder(Protocol):
-    """A model as the evaluation sees it: something that answers, and that can score raw text."""
+class Answerer(Protocol):
+    """A model that answers, and may do no more: what an endpoint is."""
 
     @property
     def name(self) -> str:
@@ -53,6 +39,11 @@ class Responder(Protocol):
     ) -> list[Answer]:
         """Answer each conversation greedily; `progress` is told how many are done so far."""
         ...
+
+
+@runtime_checkable
+class Responder(Answerer, Protocol):
+    """A model as the evaluation sees it: something that answers, and that can score raw text."""
 
     def nats(self, texts: Sequence[str]) -> list[tuple[float, int]]:
         """For each raw text the sum of -log p in nats and the number of tokens it is over."""

@@ -56,7 +56,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean, or a ratio of sums, with its bootstrap interval; `n` is the number of resampled units."""
+    """A mean, a ratio of sums or a quantile, with its bootstrap interval; `n` is the number of resampled units."""
 
     value: float
     interval: Interval
@@ -109,6 +109,22 @@ def bootstrap_mean(values: Sequence[float], *, weights: Sequence[float] | None =
     top, bottom = _arrays(values, weights)
     samples = _resampled(len(top), lambda rows: top[rows].sum(1) / bottom[rows].sum(1), seed)
     return Mean(float(top.sum() / bottom.sum()), _percentiles(samples), len(top))
+
+
+def bootstrap_quantile(values: Sequence[float], q: float, *, seed: int = 0) -> Mean:
+    """The q-quantile of values (linear between two of them), with a percentile interval.
+
+    The interval of a quantile in the tail is narrow where there are few values beyond it: it can't reach past the
+    largest one.
+
+    Raises:
+        ValueError: on no values, or a q outside 0 to 1.
+    """
+    top, _ = _arrays(values, None)
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"a quantile needs q from 0 to 1, got {q}")
+    samples = _resampled(len(top), lambda rows: np.quantile(top[rows], q, axis=1), seed)
+    return Mean(float(np.quantile(top, q)), _percentiles(samples), len(top))
 
 
 def paired_difference(

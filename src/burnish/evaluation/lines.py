@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from burnish.evaluation import retention as retention_rules
 from burnish.evaluation.behaviours import BEHAVIOURS
@@ -11,6 +11,7 @@ from burnish.evaluation.intervals import Difference, Interval, Mean, Rate, boots
 from burnish.evaluation.retention import Retention
 from burnish.evaluation.suite import Card
 
+NO_LOGPROBS = "\u2013: an endpoint gives no log-probabilities"
 NBSP = "\u00a0"
 MINUS = "\u2212"
 
@@ -54,8 +55,8 @@ class Line:
         n: prompts, questions or texts behind each number.
         unit: "rate" for shares, else what is counted.
         higher_is_better: None where neither direction is good in itself.
-        cells: one for each model.
-        changes: one for each model; None for the first.
+        cells: one for each model; None where it could not be measured: an endpoint gives no log-probabilities.
+        changes: one for each model; None for the first, and where there is nothing to compare.
     """
 
     key: str
@@ -66,7 +67,7 @@ class Line:
     n: int
     unit: str
     higher_is_better: bool | None
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell | None, ...]
     changes: tuple[Change | None, ...]
 
 
@@ -88,12 +89,12 @@ def _percent_interval(interval: Interval) -> str:
     return f"{round(100 * interval.low)}\u2013{round(100 * interval.high)}"
 
 
-def _rate_cell(rate: Rate) -> Cell:
+def rate_cell(rate: Rate) -> Cell:
     interval = rate.interval
     return Cell(rate.value, interval.low, interval.high, percent(rate.value), _percent_interval(interval))
 
 
-def _mean_cell(mean: Mean, digits: int) -> Cell:
+def mean_cell(mean: Mean, digits: int) -> Cell:
     low, high = mean.interval.low, mean.interval.high
     return Cell(mean.value, low, high, f"{mean.value:.{digits}f}", f"{low:.{digits}f}\u2013{high:.{digits}f}")
 
@@ -105,7 +106,7 @@ def _signed(value: float, digits: int = 1) -> str:
     return f"{'+' if value > 0 else MINUS}{text}"
 
 
-def _change(
+def change_of(
     difference: Difference, scale: float, unit: str, *, digits: int = 1, words: tuple[str, str] = ("better", "worse")
 ) -> Change:
     low, high = scale * difference.interval.low, scale * difference.interval.high
@@ -117,6 +118,24 @@ def _change(
         interval=f"{_signed(low, digits)} to {_signed(high, digits)}",
         word={"better": words[0], "worse": words[1]}.get(difference.word, difference.word),
     )
+
+
+def spread(line: Line, measured: Sequence[bool], why: str) -> Line:
+    """A line over those models that could be measured, widened to all of them.
+
+    Args:
+        line: its cells and changes are those of the measured models, in their order.
+        measured: for each model whether it is one of them.
+        why: said beside the line where a model is not.
+    """
+    if all(measured):
+        return line
+    cells, changes = iter(line.cells), iter(line.changes)
+    moved = [next(changes) if there else None for there in measured]
+    if not measured[0]:  # the changes would be from another model than the first
+        moved = [None] * len(moved)
+    wide = tuple(next(cells) if there else None for there in measured)
+    return replace(line, cells=wide, changes=tuple(moved), about=f"{line.about}; {why}")
 
 
 # The lines of the table.
@@ -156,7 +175,8 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
             seed=first.suite.seed,
         )
     )
-    lines.append(_length_line(cards))
+    if (length := _length_line(cards)) is not None:
+        lines.append(length)
     return lines
 
 
@@ -174,8 +194,8 @@ def _rate_line(
         n=len(outcomes[0]),
         unit="rate",
         higher_is_better=True,
-        cells=tuple(_rate_cell(Rate.of(values)) for values in outcomes),
-        changes=(None, *(_change(change, 100, "points") for change in changes)),
+        cells=tuple(rate_cell(Rate.of(values)) for values in outcomes),
+        changes=(None, *(change_of(change, 100, "points") for change in changes)),
     )
 
 
@@ -209,7 +229,7 @@ def _retention_lines(cards: Sequence[Card]) -> list[Line]:
         )
     if kept and kept[0].prose:
         lines.append(_prose_line(kept))
-    return lines
+    return [spread(line, [card.retention is not None for card in cards], NO_LOGPROBS) for line in lines]
 
 
 def _prose_line(kept: Sequence[Retention]) -> Line:
@@ -235,24 +255,28 @@ def _prose_line(kept: Sequence[Retention]) -> Line:
         n=len(nats[0]),
         unit=f"nats per {unit}",
         higher_is_better=False,
-        cells=tuple(_mean_cell(mean, 2 if same_tokens else 3) for mean in means),
-        changes=(None, *(_change(change, 100, "%") for change in changes)),
+        cells=tuple(mean_cell(mean, 2 if same_tokens else 3) for mean in means),
+        changes=(None, *(change_of(change, 100, "%") for change in changes)),
     )
 
 
-def _length_line(cards: Sequence[Card]) -> Line:
-    lengths = [[float(record.n_tokens) for record in card.records] for card in cards]
+def _length_line(cards: Sequence[Card]) -> Line | None:
+    told = [(card, mean) for card in cards if (mean := card.length) is not None]
+    if not told:
+        return None
+    lengths = [[float(record.n_tokens or 0) for record in card.records] for card, _ in told]
     changes = [paired_difference(lengths[0], other, seed=cards[0].suite.seed) for other in lengths[1:]]
-    return Line(
+    line = Line(
         key="tokens",
         group="length",
         title="tokens an answer",
         about=f"all prompts; an answer cut off at the limit counts as {cards[0].suite.max_new_tokens}",
-        rule="The mean number of tokens generated, the stop token not counted. "
+        rule="The mean number of tokens generated, the stop token not counted (of an endpoint: as it counts them). "
         "Neither long nor short is good in itself.",
         n=len(lengths[0]),
         unit="tokens",
         higher_is_better=None,
-        cells=tuple(_mean_cell(card.length, 1) for card in cards),
-        changes=(None, *(_change(change, 1, "tokens", words=("longer", "shorter")) for change in changes)),
+        cells=tuple(mean_cell(mean, 1) for _, mean in told),
+        changes=(None, *(change_of(change, 1, "tokens", words=("longer", "shorter")) for change in changes)),
     )
+    return spread(line, [card.length is not None for card in cards], "\u2013: the endpoint does not count tokens")

@@ -17,6 +17,8 @@ _GROUPS = (
     ("behaviours", "Behaviours", "How often an answer passes, in percent of the prompts, with its 95 % interval."),
     ("retention", "General ability", "What the model keeps of what it could do before: the alignment tax."),
     ("length", "Length", "Whether answers end, and how long they are."),
+    ("preference", "Preference", "How often a model's answers are preferred to the baseline's."),
+    ("cost", "Cost", "What an answer costs: time, tokens and, where prices were given, money."),
 )
 
 
@@ -64,10 +66,11 @@ def interval_bar(line: Line, cell: Cell) -> Markup:
     ).format(left=left, width=max(0.6, right - left), mark=min(98.6, max(0.0, middle - 0.7)))
 
 
-def _scale(unit: str, cells: Sequence[Cell]) -> tuple[float, float]:
+def _scale(unit: str, shown: Sequence[Cell | None]) -> tuple[float, float]:
     """Rates go from 0 to 1; other numbers over what the line holds, with a margin."""
     if unit == "rate":
         return 0.0, 1.0
+    cells = [cell for cell in shown if cell is not None]
     low, high = min(cell.low for cell in cells), max(cell.high for cell in cells)
     margin = 0.15 * (high - low) or 0.5 * abs(high) or 1.0
     return max(0.0, low - margin), high + margin

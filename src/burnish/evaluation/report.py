@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from burnish.errors import ConfigError
 from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.cost import Price, cost_lines
 from burnish.evaluation.format import CONSTRAINTS
 from burnish.evaluation.lines import NBSP, Line, make_lines
+from burnish.evaluation.preference import Preference, preference_lines
 from burnish.evaluation.rows import BEHAVIOUR_NAMES, EvalRow
 from burnish.evaluation.suite import Card, Record
 from burnish.files import atomic_directory, write_json
@@ -52,6 +54,7 @@ class Report:
     about_models: tuple[Mapping[str, str], ...]
     max_new_tokens: int
     cards: tuple[Card, ...]
+    preference: Preference | None = None
 
     def group(self, name: str) -> list[Line]:
         """The lines of one group."""
@@ -70,12 +73,15 @@ class Report:
             "constraint_rules": {name: kind.rule for name, kind in CONSTRAINTS.items()},
             "records": {card.name: [_record_dict(record) for record in card.records] for card in self.cards},
             "retention": {card.name: asdict(card.retention) if card.retention else None for card in self.cards},
+            "preference": self.preference.to_dict() if self.preference else None,
         }
 
 
 def build_report(
     cards: Sequence[Card],
     *,
+    preference: Preference | None = None,
+    prices: Mapping[str, Price] | None = None,
     command: str | None = None,
     made_at: datetime | None = None,
     versions: Mapping[str, str] | None = None,
@@ -84,6 +90,8 @@ def build_report(
 
     Args:
         cards: at least one; all of the same suite, with names of their own.
+        preference: what a judge or a reward model preferred.
+        prices: what models cost; the group `cost` is there where one has a price or is an endpoint.
         command: how the report was asked for, printed under "how it was made".
         made_at: the time that the report states (default: now, UTC).
         versions: package versions to state (default: those installed).
@@ -99,15 +107,21 @@ def build_report(
     if any(card.suite != cards[0].suite for card in cards):
         raise ConfigError("the models were not asked the same", where="report", fix="evaluate all of them on one suite")
     lines = make_lines(cards)
+    if preference is not None:
+        lines += preference_lines(preference, names)
+    if prices or any(card.endpoint for card in cards):
+        lines += cost_lines(cards, prices or {})
+    facts = preference.facts if preference is not None else ()
     return Report(
         models=tuple(names),
         verdict=_verdict(names, lines),
         lines=tuple(lines),
         transcripts=_transcripts(cards),
-        made=_made(cards, command, made_at or datetime.now(UTC), versions or installed_versions()),
+        made=(*_made(cards, command, made_at or datetime.now(UTC), versions or installed_versions()), *facts),
         about_models=tuple({**card.about, "time": f"{card.seconds:.0f}{NBSP}s"} for card in cards),
         max_new_tokens=cards[0].suite.max_new_tokens,
         cards=tuple(cards),
+        preference=preference,
     )
 
 
@@ -140,7 +154,8 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
     """The last model against the first in a sentence or two; of a single model, its rates."""
     behaviours = [line for line in lines if line.group == "behaviours"]
     if len(names) == 1:
-        return f"{names[0]}: " + ", ".join(f"{line.title} {line.cells[0].text}" for line in behaviours) + "."
+        shown = [f"{line.title} {cell.text}" for line in behaviours if (cell := line.cells[0]) is not None]
+        return f"{names[0]}: {', '.join(shown)}."
     by_word: dict[str, list[Line]] = {"better": [], "worse": [], "can't tell": []}
     for line in behaviours:
         if (change := line.changes[-1]) is not None:
@@ -207,6 +222,7 @@ def _record_dict(record: Record) -> dict[str, Any]:
         "passed": record.passed,
         "why": record.why,
         "right": record.right,
+        "usage": asdict(record.usage) if record.usage else None,
     }
 
 
@@ -227,10 +243,13 @@ def print_report(report: Report, console: Console) -> None:
     arrows = (
         "" if len(report.models) == 1 else f" \u25b2 better, \u25bc worse than {report.models[0]}; no mark: can't tell."
     )
+    if any(cell is None for line in report.lines for cell in line.cells):
+        arrows += " \u2013: not measured (see the page)."
     console.print(Text(f"Each number with its 95 % interval; n prompts, questions or texts.{arrows}", style="dim"))
 
 
 _CELL_WIDTH = 18
+NOT_MEASURED = "\u2013"
 
 
 def _table(report: Report, models: Sequence[int]) -> Table:
@@ -258,6 +277,8 @@ def _terminal_cell(line: Line, model: int) -> Text:
     from rich.text import Text
 
     cell, change = line.cells[model], line.changes[model]
+    if cell is None:
+        return Text(f"{NOT_MEASURED:>5}", "dim")
     text = Text.assemble(f"{cell.text:>5} ", (f"{cell.interval:<11}", "dim"))
     if change is not None and line.group != "information" and change.word in _MARKS:
         text.append(*_MARKS[change.word])

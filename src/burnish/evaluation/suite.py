@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from burnish.errors import ConfigError
-from burnish.evaluation.answers import Responder, names_gold
+from burnish.evaluation.answers import Answerer, Responder, names_gold
 from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
 from burnish.evaluation.retention import Retention, measure_retention
@@ -23,6 +23,7 @@ from burnish.evaluation.rows import (
     load_rows,
     stratified_sample,
 )
+from burnish.rollout.answers import Usage
 
 MAX_NEW_TOKENS = 128
 """The default limit of an answer: the longest good answers of the starter set stay well below it."""
@@ -46,15 +47,17 @@ class Suite:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One prompt, one model's answer to it, and the verdict. `right` is None for rows without accepted answers."""
+    """One prompt, one model's answer to it, and the verdict. `right` is None for rows without accepted answers,
+    `n_tokens` and `usage` where the model does not say."""
 
     row: EvalRow
     text: str
     finished: bool
-    n_tokens: int
+    n_tokens: int | None
     passed: bool
     why: str
     right: bool | None
+    usage: Usage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ class Card:
         name: what the report calls the model.
         suite: what it was asked; cards compare only when they have the same.
         records: one for every row of the suite, in its order.
-        retention: multiple choice and prose, or None when the suite has neither.
+        retention: multiple choice and prose, or None when the suite has neither, or the model gives no log-probs.
         about: facts about the model for the report (its path, how it was prompted, its size).
         seconds: how long it took.
+        endpoint: whether the model stands behind an API, so that what answers cost belongs into the report.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Card:
     retention: Retention | None
     about: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    endpoint: bool = False
 
     def of(self, behaviour: str) -> list[Record]:
         """The records of one behaviour."""
@@ -99,9 +104,11 @@ class Card:
         return Rate.of([record.finished for record in self.records])
 
     @property
-    def length(self) -> Mean:
-        """Tokens an answer, over all rows; an answer cut off at the limit counts as that long."""
-        return bootstrap_mean([record.n_tokens for record in self.records], seed=self.suite.seed)
+    def length(self) -> Mean | None:
+        """Tokens an answer, over all rows; an answer cut off at the limit counts as that long. None where the model
+        does not say."""
+        lengths = [record.n_tokens for record in self.records if record.n_tokens is not None]
+        return bootstrap_mean(lengths, seed=self.suite.seed) if len(lengths) == len(self.records) else None
 
 
 def load_suite(
@@ -151,13 +158,13 @@ def load_suite(
 
 
 def evaluate(
-    responder: Responder,
+    responder: Answerer,
     suite: Suite,
     *,
     about: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Card:
-    """Ask one model the whole suite and judge its answers.
+    """Ask one model the whole suite and judge its answers; what needs log-probs is left out for one that gives none.
 
     Raises:
         ModelError: when the model gives log-probabilities that are not finite.
@@ -176,9 +183,10 @@ def evaluate(
     for row, answer in zip(suite.rows, answers, strict=True):
         verdict = BEHAVIOURS[row.behaviour].judge(row, answer)
         right = names_gold(answer.text, row.gold) if row.gold else None
-        records.append(Record(row, answer.text, answer.finished, answer.n_tokens, verdict.passed, verdict.why, right))
+        judged = (verdict.passed, verdict.why, right)
+        records.append(Record(row, answer.text, answer.finished, answer.n_tokens, *judged, usage=answer.usage))
     retention = None
-    if suite.choices or suite.prose:
+    if (suite.choices or suite.prose) and isinstance(responder, Responder):
         if progress is not None:
             progress("retention", 0, 1)
         retention = measure_retention(responder, suite.choices, suite.prose, seed=suite.seed)

@@ -6,14 +6,17 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from burnish.config import Config
 from burnish.data.examples import Kind
+from burnish.errors import ConfigError, suggest
 from burnish.models.config import Precision
+from burnish.rollout.endpoint import Endpoint
 from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig, TrainConfig
+from burnish.stages.functions import is_function
 
 
 class MergeConfig(Config):
@@ -35,7 +38,8 @@ class ReportConfig(Config):
     stage: ClassVar[str] = "report"
 
     models: dict[str, str] = Field(min_length=1)
-    """`{name: model}`: `model` (the raw one), a stage of the recipe, or any other model."""
+    """`{name: model}`: `model` (the raw one), a stage of the recipe, any other model, or an endpoint
+    (`openai:BASE_URL#MODEL`)."""
     out: Path
     """Where report.html and report.json go."""
     prompts: str = "starter/evaluation"
@@ -52,6 +56,44 @@ class ReportConfig(Config):
     """Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    judge: str | None = None
+    """An endpoint, `openai:BASE_URL#MODEL`, that compares every model's answers with the baseline's."""
+    reward: str | None = None
+    """A reward model that scores all answers: a stage `reward` of the recipe, or a run's directory."""
+    baseline: str | None = None
+    """The model that judge and reward model compare the others with; the first if not given."""
+    prices: dict[str, tuple[NonNegativeFloat, NonNegativeFloat]] = Field(default_factory=dict)
+    """`{name: [in, out]}`: what a million tokens of the prompt and of the answer cost."""
+    concurrency: int = Field(8, ge=1)
+    """Requests to an endpoint under way at a time."""
+    timeout: float = Field(120.0, gt=0)
+    """Seconds that an endpoint may send nothing before the request is repeated."""
+    cache: bool = True
+    """Whether answers are taken from burnish's cache and kept in it."""
+
+    @field_validator("reward")
+    @classmethod
+    def _is_no_function(cls, reward: str | None) -> str | None:
+        if reward is not None and is_function(reward):
+            raise ValueError("a report's reward is a reward model; functions reward PPO only")
+        return reward
+
+    @field_validator("judge")
+    @classmethod
+    def _is_endpoint(cls, judge: str | None) -> str | None:
+        if judge is not None:
+            try:
+                Endpoint.parse(judge)
+            except ConfigError as error:
+                raise ValueError(f"{error.what}; {error.fix}") from None
+        return judge
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        for name in (*self.prices, *([self.baseline] if self.baseline is not None else [])):
+            if name not in self.models:
+                raise ValueError(f"no model of the report is called {name!r}{suggest(name, self.models)}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +123,7 @@ class StageKind:
 
 
 NAMES_MODELS = ("reward", "judge")
-"""Settings of PPO that may name a stage of the recipe: a reward model."""
+"""Settings of PPO that may name a stage of the recipe: a reward model. (A report's judge is an endpoint.)"""
 NAMES_FUNCTIONS = (*NAMES_MODELS, "reward_function")
 """Settings of PPO that may name a function."""
 

@@ -29,6 +29,7 @@ from burnish.models.catalog import CATALOG
 from burnish.models.loading import resolve_model
 from burnish.pipeline.kinds import KINDS, NAMES_FUNCTIONS, NAMES_MODELS, ReportConfig, StageKind
 from burnish.pipeline.overrides import apply_overrides
+from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.stages.config import DPOConfig, TrainConfig
 from burnish.stages.functions import is_function
 from burnish.stages.run import model_of
@@ -83,13 +84,14 @@ class Stage:
     def inputs(self) -> tuple[str, ...]:
         """`model`, stages and other models that it needs."""
         if isinstance(self.config, ReportConfig):
-            return tuple(self.config.models.values())
+            return (*self.config.models.values(), *self.rewards.values())
         return (*((self.start,) if self.start is not None else ()), *self.rewards.values())
 
     @property
     def rewards(self) -> dict[str, str]:
-        """Setting -> the stage or the directory of the reward model that it names; empty but for PPO."""
-        named = {name: getattr(self.config, name, None) for name in NAMES_MODELS}
+        """Setting -> the stage or the directory of the reward model that it names; of PPO and reports."""
+        names = ("reward",) if isinstance(self.config, ReportConfig) else NAMES_MODELS
+        named = {name: getattr(self.config, name, None) for name in names}
         return {name: value for name, value in named.items() if value is not None and not is_function(value)}
 
 
@@ -295,7 +297,10 @@ class _Reader:
 
     def _unknown_model(self, model: str, stages: Sequence[str]) -> str | None:
         try:
-            resolve_model(model_of(model))
+            if is_endpoint(model):
+                Endpoint.parse(model)
+            else:
+                resolve_model(model_of(model))
         except BurnishError as error:
             hint = suggest(model, [*stages, *CATALOG]) if stages else ""
             return f"neither a stage nor a model is called {model!r}{hint}" if hint else error.what
@@ -377,7 +382,8 @@ def _with_defaults(values: Mapping[str, Any], top: RecipeFile, spec: StageKind) 
 def _located(config: Config, base: Path) -> Config:
     """The settings with their paths as they are found from the recipe's directory."""
     if isinstance(config, ReportConfig):
-        return config.model_copy(update={"prompts": _located_path(config.prompts, base)})
+        places = {"prompts": config.prompts} | ({"reward": config.reward} if config.reward is not None else {})
+        return config.model_copy(update={name: _located_path(place, base) for name, place in places.items()})
     if not isinstance(config, TrainConfig):
         return config
     fields = {"data": config.data, "validation": config.validation, "template": config.template}

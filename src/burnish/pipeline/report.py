@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from burnish.errors import BurnishError, ConfigError, OutputDirError
+from burnish.evaluation.cost import make_prices
 from burnish.evaluation.report import Report, build_report, print_report, write_report
 from burnish.evaluation.suite import MAX_NEW_TOKENS, Card, Suite, evaluate, load_suite
 from burnish.files import atomic_write
 from burnish.models.config import Precision
-from burnish.models.loading import ModelSource, resolve_model
 from burnish.models.placement import pick_device, pick_dtype
-from burnish.rollout.responder import ModelResponder
-from burnish.rollout.speakers import Speaker, load_speakers
-from burnish.stages.run import model_of
+from burnish.pipeline.preference import check_preference, compare
+from burnish.pipeline.responders import Asking, Group, check_models, make_groups
+from burnish.rollout.cached import CachedResponder
+from burnish.rollout.endpoint import EndpointSettings
+from burnish.rollout.remote import EndpointResponder
+from burnish.rollout.response_cache import ResponseCache
 
 TABLE = "report.txt"
 """The terminal's table, beside report.html and report.json."""
@@ -43,16 +46,25 @@ def report(
     seed: int = 0,
     dtype: Precision = "auto",
     device: str = "auto",
+    judge: str | None = None,
+    reward: str | None = None,
+    baseline: str | None = None,
+    prices: Mapping[str, Sequence[float]] | None = None,
+    concurrency: int = 8,
+    timeout: float = 120.0,
+    cache: bool = True,
     command: str | None = None,
     console: Console | None = None,
 ) -> Report:
     """Ask every model the same prompts, judge the answers, and write report.html, report.json and report.txt.
 
     A model without a chat template is prompted with raw text, as a user of a raw model would. Models on the same base
-    share its weights in memory; of other bases one at a time is loaded.
+    share its weights in memory; of other bases one at a time is loaded. Answers are kept in burnish's cache directory,
+    so that a second report, one more model, or a report that was cut off costs only what is new.
 
     Args:
-        models: name -> model; the first is the one that the others are compared with.
+        models: name -> model; the first is the one that the others are compared with. `openai:BASE_URL#MODEL` is a
+            model behind an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY.
         out: the report's directory; must not exist, or be empty.
         prompts: the evaluation prompts: a JSON Lines file, or `starter/evaluation`.
         sample: a fixed sample of so many prompts, shared among the behaviours; all if none.
@@ -61,36 +73,44 @@ def report(
         seed: of the sample and the intervals.
         dtype: of weights and activations (see `pick_dtype`).
         device: `auto`, `cpu`, `cuda`, ...
+        judge: an endpoint that compares every model's answers with the baseline's, in both orders.
+        reward: a reward model (its run's directory) that scores all answers.
+        baseline: the model that judge and reward model compare the others with; the first if not given.
+        prices: name -> what a million tokens of the prompt and of the answer cost, in any one currency.
+        concurrency: requests to an endpoint under way at a time.
+        timeout: seconds that an endpoint may send nothing before the request is repeated.
+        cache: whether answers are taken from the cache and kept in it.
         command: what the report says it was made by.
         console: where progress and the table go; standard error if not given.
 
     Raises:
-        ConfigError: no models, or a sample that is too small.
+        ConfigError: no models, a sample that is too small, or settings that do not fit together.
         DataError: prompts that can't be used.
-        ModelError: a model that can't be found, loaded or asked.
+        ModelError: a model that can't be found, loaded or asked; of an endpoint the finished answers are kept.
         OutputDirError: `out` holds something.
     """
     console = console or Console(stderr=True)
     check_report_dir(out)
     if not models:
         raise ConfigError("a report needs at least one model", fix="as in raw=gemma-3-270m")
-    located = {name: model_of(model) for name, model in models.items()}
-    sources = {name: resolve_model(model) for name, model in located.items()}
+    check_models(models)
+    judging, scoring = check_preference(list(models), judge=judge, reward=reward, baseline=baseline)
+    priced = make_prices(prices, list(models))
     suite = load_suite(prompts, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
-    chosen = pick_device(device)
-    computed = pick_dtype(dtype, chosen)
-    cards: dict[str, Card] = {}
-    for names in _by_base(sources):
-        speakers = load_speakers(
-            [f"{name}={located[name]}" for name in names],
-            dtype=computed,
-            device=str(chosen),
-            echo=lambda line: console.print(Text(line)),
-        )
-        for speaker in speakers:
-            source = sources[speaker.name]
-            cards[speaker.name] = _card(speaker, source, suite, batch_size=batch_size, dtype=computed, console=console)
-    made = build_report([cards[name] for name in models], command=command)
+    asking = _asking(dtype, device, batch_size, EndpointSettings(concurrency, timeout), cache, console)
+    ordered = _cards(models, suite, asking, console)
+    preference = None
+    if judging is not None or scoring is not None:
+        with _Display("preference", console) as display:
+            preference = compare(
+                ordered,
+                asking,
+                judge=judging,
+                reward=scoring,
+                baseline=baseline,
+                show=lambda name, what, done, total: display.show(f"{what} of {name}", done, total),
+            )
+    made = build_report(ordered, preference=preference, prices=priced, command=command)
     write_report(made, out, replace=True)
     atomic_write(out / TABLE, _as_text(made))
     console.print()
@@ -112,25 +132,55 @@ def check_report_dir(out: Path) -> None:
         )
 
 
-def _by_base(sources: Mapping[str, ModelSource]) -> list[list[str]]:
-    """Names of models in groups that stand on the same weights, in the order given."""
-    groups: dict[str, list[str]] = {}
-    for name, source in sources.items():
-        groups.setdefault(str(source.plain), []).append(name)
-    return list(groups.values())
+def _asking(
+    dtype: Precision, device: str, batch_size: int, endpoint: EndpointSettings, cache: bool, console: Console
+) -> Asking:
+    def echo(line: str) -> None:
+        console.print(Text(line))
+
+    place = pick_device(device)
+    kept = ResponseCache.usual(echo=echo) if cache else ResponseCache(None)
+    return Asking(pick_dtype(dtype, place), place, batch_size, endpoint, kept, echo)
 
 
-def _card(
-    speaker: Speaker, source: ModelSource, suite: Suite, *, batch_size: int, dtype: torch.dtype, console: Console
-) -> Card:
-    how = "as raw text" if speaker.template is None else "with its chat template"
-    about = {"model": str(source), "prompted": f"{how}, {str(dtype).removeprefix('torch.')}"}
-    responder: Any = ModelResponder(speaker, batch_size=batch_size)
-    with _Display(speaker.name, console) as display:
+def _cards(models: Mapping[str, str], suite: Suite, asking: Asking, console: Console) -> list[Card]:
+    cards: dict[str, Card] = {}
+    groups = make_groups(models, asking, [row.id for row in suite.rows])
+    while groups:
+        group = groups.pop(0)  # what it loaded is let go before the next one loads
+        for name in group.responders:
+            cards[name] = _card(name, group, suite, asking, console)
+    return [cards[name] for name in models]
+
+
+def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console) -> Card:
+    responder = group.responders[name]
+    with _Display(name, console) as display:
         try:
-            return evaluate(responder, suite, about=about, progress=display.show)
+            card = evaluate(responder, suite, progress=display.show)
         except BurnishError as error:
-            raise type(error)(error.what, where=f"model {speaker.name}, {error.where}", fix=error.fix) from error
+            error.where = f"model {name}, {error.where}"
+            raise
+        finally:
+            if isinstance(responder, EndpointResponder):
+                responder.close()
+    about = {"model": group.sources[name], "prompted": _prompted(responder, asking)}
+    if responder.from_cache:
+        about["from the cache"] = f"{responder.from_cache} of {responder.asked} answers"
+        console.print(Text(f"{name}: {about['from the cache']} were kept from before"))
+    if isinstance(responder, EndpointResponder) and (again := responder.client.retried):
+        about["requests repeated"] = ", ".join(f"{count} ({why})" for why, count in again.most_common())
+        console.print(Text(f"{name}: requests repeated: {about['requests repeated']}"))
+    return replace(card, about=about, endpoint=isinstance(responder, EndpointResponder))
+
+
+def _prompted(responder: CachedResponder | EndpointResponder, asking: Asking) -> str:
+    if isinstance(responder, EndpointResponder):
+        left_out = ", ".join(sorted(responder.left_out))
+        how = f"the server refuses {left_out}: not greedy" if left_out else "temperature 0"
+        return f"as chat messages, {how}; the server's own template"
+    how = "as raw text" if responder.is_raw else "with its chat template"
+    return f"{how}, {str(asking.dtype).removeprefix('torch.')}"
 
 
 def _as_text(made: Report) -> str:

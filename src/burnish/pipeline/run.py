@@ -29,6 +29,7 @@ from burnish.models.fingerprint import data_fingerprint, digest, model_fingerpri
 from burnish.pipeline.fingerprint import code_fingerprint
 from burnish.pipeline.kinds import NAMES_FUNCTIONS, ReportConfig
 from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
+from burnish.rollout.endpoint import is_endpoint
 from burnish.stages.config import TrainConfig
 from burnish.stages.functions import function_fingerprint
 from burnish.stages.run import FREE_FIELDS, model_of, versions
@@ -37,6 +38,8 @@ HASH_LENGTH = 12
 State = Literal["done", "resume", "new"]
 # Where inputs lie, not what they are: their content is hashed instead.
 _PLACES = ("model", "data", "validation", "template", "prompts", *NAMES_FUNCTIONS)
+# How a report's models are asked, not what.
+_MANNERS = ("cache", "concurrency", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ def plan_recipe(recipe: Recipe, directory: Path) -> list[Planned]:
 
 
 def _input_hash(name: str, recipe: Recipe) -> str:
+    if is_endpoint(name):
+        return digest(["endpoint", name])  # its content can't be known: only a new name asks it again
     return model_fingerprint(model_of(recipe.model if name == RAW else name))
 
 
@@ -157,13 +162,15 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
     values = json.loads(stage.config.model_dump_json())
     depends = {"kind": digest(stage.kind), "code": code_fingerprint(stage.spec.entry)}
     for field, value in values.items():
-        if field not in FREE_FIELDS and field not in _PLACES and field != "models":
+        if field not in FREE_FIELDS and field not in (*_PLACES, *_MANNERS, "models"):
             depends[field] = digest(value)
     if isinstance(stage.config, ReportConfig):
         depends["models"] = digest(list(stage.config.models))  # the first is what the others are compared with
         depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
         sources = {"prompts": stage.config.prompts, "questions": "starter/mcq", "prose": "starter/prose"}
         depends |= {name: data_fingerprint(source) for name, source in sources.items()}
+        depends |= {name: inputs[target] for name, target in stage.rewards.items()}
+        depends["judge"] = digest(stage.config.judge)
     elif stage.start is not None:
         depends["from"] = inputs[stage.start]
     if isinstance(stage.config, TrainConfig):
@@ -269,6 +276,7 @@ def _run_stage(planned: Planned, plan: Sequence[Planned], recipe: Recipe, consol
     options = stage.config.model_dump(exclude={"model", "models", "out"})
     if isinstance(stage.config, ReportConfig):
         models = {label: products.get(target, target) for label, target in stage.config.models.items()}
+        options |= {name: products.get(target, target) for name, target in stage.rewards.items()}
         command = shlex.join(["burnish", "run", str(recipe.path), *recipe.overrides])
         function(models, out, **options, command=command, console=console)
     else:

@@ -1,8 +1,23 @@
-"""What a model said, as text."""
+"""What a model said, as text, and what that took."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one answer took.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, template included.
+        completion_tokens: tokens generated. An endpoint's are as it counts (and bills) them.
+        seconds: wall time from the prompt being taken up until its answer was whole.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,9 +27,11 @@ class Answer:
     Attributes:
         text: the decoded response without special tokens and surrounding white space.
         finished: whether the model emitted its stop token within the limit of new tokens.
-        n_tokens: tokens generated, the stop token not counted.
+        n_tokens: tokens generated, the stop token not counted; None where an endpoint does not say.
+        usage: what it took; None where that was not measured.
     """
 
     text: str
     finished: bool
-    n_tokens: int
+    n_tokens: int | None
+    usage: Usage | None = field(default=None, compare=False)

@@ -41,10 +41,14 @@ class ModelResponder:
         *,
         max_new_tokens: int,
         progress: Callable[[int], None] | None = None,
+        on_answer: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
-        """Answer each conversation greedily; `progress` is told how many are done so far."""
+        """Answer each conversation greedily; `progress` is told how many are done so far, `on_answer` is given
+        (index, answer) as soon as an answer is finished."""
         params = SamplingParams(max_new_tokens=max_new_tokens, temperature=0.0)
-        answers = self.speaker.answers(conversations, params, batch_size=self.batch_size, progress=progress)
+        answers = self.speaker.answers(
+            conversations, params, batch_size=self.batch_size, on_answer=on_answer, progress=progress
+        )
         return [answer for (answer,) in answers]
 
     def nats(self, texts: Sequence[str]) -> list[tuple[float, int]]:

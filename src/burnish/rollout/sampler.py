@@ -12,6 +12,7 @@ Legend: n rows in use, V vocabulary.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -29,6 +30,8 @@ from burnish.rollout.drawing import Logits, Projection, draw, exact_logits, log_
 
 OnToken = Callable[[int, int], None]
 """Is told (prompt index, token) for every token as it is drawn, the stop token included."""
+OnSample = Callable[[int, "Sample"], None]
+"""Is given (prompt index, sample) as soon as a sample is finished."""
 Progress = Callable[[int], None]
 """Is told how many samples are finished."""
 
@@ -97,11 +100,13 @@ class Sample:
         finished: whether it ends with a stop token (if not, the limit of tokens or the model's context ended it).
         logprobs: nats of each token under the role's own distribution, at the role's temperature and untruncated,
             whatever the draw was from: what `response_logprobs` gives. Empty if they were not asked for.
+        seconds: wall time from its prompt entering the batch until its last token, in the company of that batch.
     """
 
     ids: list[int]
     finished: bool
     logprobs: list[float]
+    seconds: float = field(default=0.0, compare=False)
 
 
 @torch.no_grad()
@@ -114,6 +119,7 @@ def sample(
     n: int = 1,
     logprobs: bool = True,
     on_token: OnToken | None = None,
+    on_sample: OnSample | None = None,
     progress: Progress | None = None,
 ) -> list[list[Sample]]:
     """Sample responses.
@@ -126,6 +132,7 @@ def sample(
         n: samples of each prompt.
         logprobs: whether to record the tokens' log-probs, which takes a pass over the logits of each step.
         on_token: for streaming; with one sample a prompt only.
+        on_sample: for keeping what is finished, whatever happens to the rest.
         progress: for a progress bar; out of `len(prompts) * n`.
 
     Returns:
@@ -140,7 +147,7 @@ def sample(
     if on_token is not None and n > 1:
         raise ConfigError("tokens can be streamed for one sample a prompt only", where="sampling", fix="use n = 1")
     backbone = role.backbone
-    run = Run(backbone, prompts, params, n, on_token, progress)
+    run = Run(backbone, prompts, params, n, on_token, progress, on_sample)
     drawer = Drawer(role.head(), params, logprobs, backbone.compute_dtype)
     head_dtype = drawer.head.weight.dtype
     # Weights of another dtype than the computation's are cast under autocast, which keeps the casts until its
@@ -189,6 +196,8 @@ class Row:
     """New tokens at most."""
     uniforms: np.ndarray
     """(limit,) what the draws are made with."""
+    entered: float = field(default_factory=time.perf_counter)
+    """When its prompt entered the batch, in seconds of the performance counter."""
     result: Sample = field(default_factory=lambda: Sample([], False, []))
 
 
@@ -203,9 +212,10 @@ class Run:
         n: int,
         on_token: OnToken | None = None,
         progress: Progress | None = None,
+        on_sample: OnSample | None = None,
     ) -> None:
         self.prompts, self.params, self.n = prompts, params, n
-        self.on_token, self.progress = on_token, progress
+        self.on_token, self.progress, self.on_sample = on_token, progress, on_sample
         self.context = backbone.context_length
         self._check(backbone.vocabulary)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -268,8 +278,10 @@ class Run:
             self.on_token(row.prompt, token)
         if not stops and len(row.result.ids) < row.limit:
             return False
-        row.result = Sample(row.result.ids, stops, row.result.logprobs)
+        row.result = Sample(row.result.ids, stops, row.result.logprobs, time.perf_counter() - row.entered)
         self._finished += 1
+        if self.on_sample is not None:
+            self.on_sample(row.prompt, row.result)
         if self.progress is not None:
             self.progress(self._finished)
         return True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from burnish.data.chat import ChatTemplate, decode_response, encode_prompt, resolve_template, stop_ids
 from burnish.data.examples import Message
 from burnish.errors import ConfigError, DataError, ModelError
-from burnish.rollout.answers import Answer
+from burnish.rollout.answers import Answer, Usage
 from burnish.rollout.sampler import Progress, Sample, SamplingParams, sample
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ class Speaker:
         text = decode_response(self.tokenizer, drawn.ids, self.stop_ids)
         return Answer(text, drawn.finished, len(drawn.ids) - drawn.finished)
 
+    def measured_answer(self, prompt: Sequence[int], drawn: Sample) -> Answer:
+        """The same with what it took: the stop token counts, for it was generated."""
+        return replace(self.answer(drawn), usage=Usage(len(prompt), len(drawn.ids), drawn.seconds))
+
     def answers(
         self,
         conversations: Sequence[Sequence[Message]],
@@ -93,14 +97,21 @@ class Speaker:
         n: int = 1,
         batch_size: int = 32,
         on_token: Callable[[int, int], None] | None = None,
+        on_answer: Callable[[int, Answer], None] | None = None,
         progress: Progress | None = None,
     ) -> list[list[Answer]]:
         """Answer every conversation `n` times; the speaker's stop tokens come on top of `params.stop_ids`.
 
-        See `sample` for the arguments and for what is raised.
+        `on_answer` is given (conversation's index, answer) as soon as an answer is finished. See `sample` for the
+        other arguments and for what is raised.
         """
         prompts = [self.prompt(conversation) for conversation in conversations]
         params = replace(params, stop_ids=tuple(dict.fromkeys((*self.stop_ids, *params.stop_ids))))
+
+        def finished(index: int, one: Sample) -> None:
+            if on_answer is not None:
+                on_answer(index, self.measured_answer(prompts[index], one))
+
         drawn = sample(
             self.role,
             prompts,
@@ -109,9 +120,11 @@ class Speaker:
             batch_size=batch_size,
             logprobs=False,
             on_token=on_token,
+            on_sample=finished,
             progress=progress,
         )
-        return [[self.answer(one) for one in samples] for samples in drawn]
+        pairs = zip(prompts, drawn, strict=True)
+        return [[self.measured_answer(prompt, one) for one in samples] for prompt, samples in pairs]
 
 
 class TextStream:

@@ -105,7 +105,7 @@ def score_data(
         Path(model_of(model)), dtype=pick_dtype(dtype, place), device=place, echo=lambda line: console.print(line)
     )
     encoded = encode_examples(reward.template, reward.tokenizer, loaded.examples)
-    _check_lengths(encoded, reward)
+    check_lengths(encoded, reward)
     scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
     with Progress("score", console) as progress:
         members = score_groups(scorers, encoded, micro_batch_tokens, progress)
@@ -135,7 +135,12 @@ def score_groups(
     return out
 
 
-def _check_lengths(groups: Sequence[PromptGroup], reward: RewardModel) -> None:
+def check_lengths(groups: Sequence[PromptGroup], reward: RewardModel) -> None:
+    """Refuse examples that the reward model can't hold.
+
+    Raises:
+        DataError: naming the first.
+    """
     context = reward.backbone.context_length
     long = [group for group in groups if group.context_length > context]
     if long:

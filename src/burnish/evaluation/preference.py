@@ -1,0 +1,170 @@
+"""Preference quality: how often a model's answers are preferred to a baseline's, by a judge or by a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from burnish.evaluation.intervals import Rate, bootstrap_mean, paired_difference
+from burnish.evaluation.judge import JudgedPair
+from burnish.evaluation.lines import Cell, Change, Line, change_of, mean_cell, percent, rate_cell
+
+JUDGE_RULE = (
+    "A language model is shown the conversation and both answers, the baseline's and the model's, once in each order. "
+    "A win counts 1: preferred in both orders. A tie counts 1/2: the two verdicts disagree, both say tie, or the "
+    "answers are the same text. Prompts of which a verdict can't be read do not count. The interval is a bootstrap "
+    "over prompts; better and worse mean that it excludes an even 50 %."
+)
+PLACE_RULE = (
+    "How often the judge preferred the same place, first or second, in both orders, and so not an answer: of the "
+    "prompts with two readable verdicts on different answers. High shares mean a judge that is not up to its task."
+)
+UNREADABLE_RULE = "How many of the judge's replies hold no verdict, or two that contradict each other."
+REWARD_RULE = (
+    "The reward model scores every answer after its prompt. The higher score wins and counts 1; equal scores are a tie "
+    "and count 1/2. An answer that was cut off is scored as it stands, as if it ended there. The interval is a "
+    "bootstrap over prompts; better and worse mean that it excludes an even 50 %."
+)
+SCORE_RULE = (
+    "The mean of the reward model's scores of the model's answers, which have no unit. A reward model is a proxy: what "
+    "was trained against it scores high by it, whatever that is worth."
+)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What preferred what.
+
+    Attributes:
+        baseline: the model that the others are compared with.
+        seed: of the intervals.
+        judged: model -> the judge's verdicts, one for each prompt; the baseline is not in it.
+        scores: model -> the reward model's scores, one for each prompt; the baseline is in it too.
+        facts: what the report says of how it was made.
+    """
+
+    baseline: str
+    seed: int = 0
+    judged: Mapping[str, Sequence[JudgedPair]] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, with each pair's points."""
+        judged = {
+            name: [{**asdict(pair), "points": pair.points} for pair in pairs] for name, pairs in self.judged.items()
+        }
+        return {"baseline": self.baseline, "judged": judged, "scores": {n: list(s) for n, s in self.scores.items()}}
+
+
+def preference_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
+    """The lines of the group `preference`, for the models of a report in their order."""
+    lines = _judge_lines(preference, names) if preference.judged else []
+    return lines + (_reward_lines(preference, names) if preference.scores else [])
+
+
+def _judge_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
+    judged = preference.judged
+    points = {n: [p.points for p in pairs if p.points is not None] for n, pairs in judged.items()}
+    lines = _win_lines(preference, names, points, key="judge", title="preferred by judge", rule=JUDGE_RULE)
+    n = max(len(pairs) for pairs in judged.values())
+    followed = {name: [p.follows_place for p in pairs if p.follows_place is not None] for name, pairs in judged.items()}
+    unreadable = {
+        name: [bad for p in pairs if not p.identical for bad in (p.baseline_first is None, p.model_first is None)]
+        for name, pairs in judged.items()
+    }
+    for key, title, about, rule, outcomes in (
+        ("judge_place", "judge follows place", "the same prompts", PLACE_RULE, followed),
+        ("judge_unreadable", "verdicts unreadable", "two verdicts for each prompt", UNREADABLE_RULE, unreadable),
+    ):
+        shown = [f"{name} {sum(values)} of {len(values)}" for name, values in outcomes.items()]
+        cells = [rate_cell(Rate.of(outcomes[name])) if outcomes.get(name) else None for name in names]
+        lines.append(_line(key, title, f"{about}: {', '.join(shown)}", rule, n, cells, higher_is_better=False))
+    return lines
+
+
+def _reward_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
+    scores, seed = preference.scores, preference.seed
+    base = scores[preference.baseline]
+    points = {name: _compared(base, own) for name, own in scores.items() if name != preference.baseline}
+    lines = _win_lines(preference, names, points, key="reward", title="preferred by reward", rule=REWARD_RULE)
+    cells = [mean_cell(bootstrap_mean(scores[name], seed=seed), 2) for name in names]
+    changes = [paired_difference(scores[names[0]], scores[name], seed=seed) for name in names[1:]]
+    line = _line("reward_score", "reward score", "all prompts", SCORE_RULE, len(base), cells, unit="score")
+    moved = (None, *(change_of(change, 1, "score", digits=2) for change in changes))
+    return [*lines, replace(line, changes=moved, higher_is_better=True)]
+
+
+def _compared(base: Sequence[float], own: Sequence[float]) -> list[float]:
+    return [1.0 if b > a else 0.0 if b < a else 0.5 for a, b in zip(base, own, strict=True)]
+
+
+def _win_lines(
+    preference: Preference,
+    names: Sequence[str],
+    points: Mapping[str, Sequence[float]],
+    *,
+    key: str,
+    title: str,
+    rule: str,
+) -> list[Line]:
+    """How often each model's answer is preferred to the baseline's, with its distance from an even split."""
+    seed, baseline = preference.seed, preference.baseline
+    n = max((len(values) for values in points.values()), default=0)
+    if not n:
+        return []
+    cells: list[Cell | None] = []
+    changes: list[Change | None] = []
+    for name in names:
+        won = points.get(name)
+        if not won:
+            cells.append(None)
+            changes.append(None)
+            continue
+        mean = bootstrap_mean(won, seed=seed)
+        low, high = mean.interval.low, mean.interval.high
+        cell = mean_cell(mean, 2)
+        interval = f"{round(100 * low)}\u2013{round(100 * high)}"
+        cells.append(replace(cell, text=percent(mean.value), interval=interval))
+        changes.append(_from_even(won, seed))
+    about = f"against {baseline}, an even split being 50 %: " + "; ".join(
+        f"{name} {_split(values)}" for name, values in points.items()
+    )
+    line = _line(f"{key}_wins", title, about, rule, n, cells, higher_is_better=True)
+    return [replace(line, changes=tuple(changes))]
+
+
+def _from_even(won: Sequence[float], seed: int) -> Change:
+    change = change_of(paired_difference([0.5] * len(won), won, seed=seed), 100, "points")
+    return replace(change, text=f"{change.text} from even")
+
+
+def _split(points: Sequence[float]) -> str:
+    counts = {word: sum(point == value for point in points) for word, value in (("won", 1), ("tied", 0.5), ("lost", 0))}
+    return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def _line(
+    key: str,
+    title: str,
+    about: str,
+    rule: str,
+    n: int,
+    cells: Sequence[Cell | None],
+    *,
+    unit: str = "rate",
+    higher_is_better: bool | None = None,
+) -> Line:
+    return Line(
+        key=key,
+        group="preference",
+        title=title,
+        about=about,
+        rule=rule,
+        n=n,
+        unit=unit,
+        higher_is_better=higher_is_better,
+        cells=tuple(cells),
+        changes=(None,) * len(cells),
+    )

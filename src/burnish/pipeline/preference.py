@@ -1,0 +1,167 @@
+"""Asking a judge, or a reward model, whose answers are the better ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from burnish.data.chat import encode_examples
+from burnish.data.examples import Example, Message, Origin
+from burnish.errors import BurnishError, ConfigError, suggest
+from burnish.evaluation.judge import JUDGE_PROMPT, JudgedPair, judge_pairs
+from burnish.evaluation.preference import Preference
+from burnish.evaluation.suite import Card, Record
+from burnish.models.fingerprint import digest, model_fingerprint
+from burnish.models.heads import ensemble_score
+from burnish.models.reward import RewardModel, load_reward_model, reward_members
+from burnish.pipeline.fingerprint import code_fingerprint
+from burnish.pipeline.responders import Asking
+from burnish.rollout.endpoint import Endpoint, is_endpoint
+from burnish.rollout.remote import EndpointResponder
+from burnish.rollout.response_cache import Keep
+from burnish.stages.run import model_of
+from burnish.stages.score import check_lengths, score_groups
+
+SCORING_TOKENS = 4096
+"""Tokens that a reward model reads at a time."""
+_CODE = "burnish.stages.score:score_groups"
+
+Show = Callable[[str, str, int, int], None]
+"""Told whose answers are compared, by what, how much is done, and of how much."""
+
+
+def check_preference(
+    names: Sequence[str], *, judge: str | None, reward: str | None, baseline: str | None
+) -> tuple[Endpoint | None, Path | None]:
+    """The judge's endpoint and the reward model's directory, where they are given.
+
+    Raises:
+        ConfigError: a judge that is no endpoint, a baseline that is not in the report or has nothing to do.
+        ModelError: no reward model.
+        OutputDirError: its run is not finished.
+    """
+    if baseline is not None and baseline not in names:
+        raise ConfigError(f"no model of the report is called {baseline!r}{suggest(baseline, names)}", where="baseline")
+    if judge is None and reward is None:
+        if baseline is not None:
+            raise ConfigError("a baseline is for a judge or a reward model", fix="give --judge or --reward with it")
+        return None, None
+    if judge is not None and len(names) < 2:
+        raise ConfigError("a judge compares models: a report with a judge needs two of them", where="judge")
+    if judge is not None and not is_endpoint(judge):
+        fix = "write openai:BASE_URL#MODEL; a reward model goes with --reward"
+        raise ConfigError(f"the judge must be an endpoint, and {judge!r} is none", where="judge", fix=fix)
+    directory = None if reward is None else Path(model_of(reward)).expanduser()
+    if directory is not None:
+        reward_members(directory)
+    return None if judge is None else Endpoint.parse(judge.strip(), where="judge"), directory
+
+
+def compare(
+    cards: Sequence[Card],
+    asking: Asking,
+    *,
+    judge: Endpoint | None = None,
+    reward: Path | None = None,
+    baseline: str | None = None,
+    show: Show,
+) -> Preference:
+    """Compare every card's answers with the baseline's.
+
+    Args:
+        cards: of the same suite.
+        asking: how endpoints are asked, where local models are computed, and the cache.
+        judge: a model behind an endpoint that is shown both answers.
+        reward: a reward model's directory.
+        baseline: the model that the others are compared with; the first if not given.
+        show: progress.
+
+    Raises:
+        BurnishError: the judge can't be asked, or the reward model can't score; what is there is in the cache.
+    """
+    by_name = {card.name: card for card in cards}
+    base = by_name[baseline] if baseline is not None else cards[0]
+    facts: list[tuple[str, str]] = [("preferred to", base.name)]
+    judged: dict[str, list[JudgedPair]] = {}
+    scores: dict[str, list[float]] = {}
+    if judge is not None:
+        responder = EndpointResponder("the judge", judge, cache=asking.cache, settings=asking.endpoint)
+        try:
+            for card in cards:
+                if card.name != base.name:
+                    judged[card.name] = _judged(responder, base, card, show)
+        finally:
+            responder.close()
+        facts.append(("judge", f"{judge}, prompt {digest(JUDGE_PROMPT)[:12]}, {_taken(responder)}"))
+        facts += [("judge's settings", f"without {', '.join(sorted(responder.left_out))}")] * bool(responder.left_out)
+    if reward is not None:
+        scores = _scores({card.name: card.records for card in cards}, reward, asking, show)
+        facts.append(("reward model", str(reward)))
+    return Preference(base.name, cards[0].suite.seed, judged, scores, tuple(facts))
+
+
+def _judged(responder: EndpointResponder, base: Card, card: Card, show: Show) -> list[JudgedPair]:
+    differing = [a.row.id for a, b in zip(base.records, card.records, strict=True) if a.text.strip() != b.text.strip()]
+    responder.names = [f"{identity}, {order}" for identity in differing for order in ("baseline first", "model first")]
+    total = len(responder.names)
+    try:
+        return judge_pairs(
+            responder,
+            base.records,
+            card.records,
+            progress=lambda done: show(card.name, "verdicts", done, total),
+        )
+    except BurnishError as error:
+        error.where = f"judge of {card.name}, {error.where}"
+        raise
+
+
+def _taken(responder: EndpointResponder) -> str:
+    return f"{responder.asked} verdicts, {responder.from_cache} of them from the cache"
+
+
+def _scores(
+    records: Mapping[str, Sequence[Record]], directory: Path, asking: Asking, show: Show
+) -> dict[str, list[float]]:
+    """Model -> the reward model's score of each of its answers; an ensemble's is the mean of its members."""
+    loaded: list[RewardModel] = []
+    identity = digest(
+        [
+            "reward",
+            [model_fingerprint(str(member)) for member in reward_members(directory)],
+            str(asking.dtype),
+            asking.device.type,
+            code_fingerprint(_CODE),
+        ]
+    )
+    found = {}
+    for name, answered in records.items():
+
+        def compute(missing: list[int], keep: Keep, name: str = name, answered: Sequence[Record] = answered) -> None:
+            show(name, "reward", len(answered) - len(missing), len(answered))
+            if not loaded:
+                loaded.append(load_reward_model(directory, dtype=asking.dtype, device=asking.device, echo=asking.echo))
+            for place, value in zip(missing, _score([answered[i] for i in missing], loaded[0]), strict=True):
+                keep(place, value)
+            show(name, "reward", len(answered), len(answered))
+
+        keys = [[identity, [[m.role, m.content] for m in record.row.messages], record.text] for record in answered]
+        found[name] = [float(value) for value in asking.cache.filled(keys, compute)]
+    return found
+
+
+def _score(records: Sequence[Record], reward: RewardModel) -> list[float]:
+    """The reward model's score of each answer after its prompt.
+
+    Raises:
+        BurnishError: an answer that does not fit the model's context, or holds its template's stop token as text.
+    """
+    examples = [
+        Example(record.row.messages, ((Message("assistant", record.text),),), Origin(f"prompt {record.row.id}"))
+        for record in records
+    ]
+    encoded = encode_examples(reward.template, reward.tokenizer, examples)
+    check_lengths(encoded, reward)
+    members = score_groups(reward.scorers, encoded, SCORING_TOKENS)
+    scores: list[float] = ensemble_score(members.flatten(1)).double().tolist()
+    return scores

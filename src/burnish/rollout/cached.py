@@ -1,0 +1,114 @@
+"""A local model whose answers and scores are kept on disk; it is loaded only when something is missing there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from burnish.data.examples import Message
+from burnish.rollout.answers import Answer, Usage
+from burnish.rollout.responder import ModelResponder
+from burnish.rollout.response_cache import Keep, ResponseCache
+
+
+class CachedResponder:
+    """A `ModelResponder` behind a cache.
+
+    Answers are kept one by one as they are finished, scores when they are all there.
+
+    Args:
+        name: what the report calls it.
+        identity: stands for all that an answer depends on besides the question: the model's content with its base and
+            its tokenizer, the precision, the kind of device, the code.
+        load: gives the model; called once, at the first question that the cache can't answer.
+        cache: keeps what is computed.
+    """
+
+    def __init__(self, name: str, identity: str, load: Callable[[], ModelResponder], cache: ResponseCache) -> None:
+        self._name, self.identity, self.cache = name, identity, cache
+        self._load = load
+        self._model: ModelResponder | None = None
+        self.asked = 0
+        """Conversations so far."""
+        self.from_cache = 0
+        """Of these, whose answer was on the disk."""
+
+    @property
+    def name(self) -> str:
+        """What the report calls this model."""
+        return self._name
+
+    @property
+    def model(self) -> ModelResponder:
+        """The model itself, loaded if need be."""
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is prompted with raw text."""
+
+        def compute(missing: list[int], keep: Keep) -> None:
+            keep(0, {"raw": self.model.speaker.is_raw})
+
+        return bool(self.cache.filled([[self.identity, "raw"]], compute)[0]["raw"])
+
+    def answer(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answer each conversation greedily; `progress` is told how many are done so far, kept ones included."""
+        before = 0
+
+        def on_disk(count: int) -> None:
+            nonlocal before
+            before = count
+            self.from_cache += count
+            if progress is not None:
+                progress(count)
+
+        def compute(missing: list[int], keep: Keep) -> None:
+            self.model.answer(
+                [conversations[place] for place in missing],
+                max_new_tokens=max_new_tokens,
+                progress=None if progress is None else lambda done: progress(before + done),
+                on_answer=lambda place, answer: keep(missing[place], asdict(answer)),
+            )
+
+        self.asked += len(conversations)
+        settings = {"max_new_tokens": max_new_tokens, "temperature": 0}
+        keys = [
+            [self.identity, "answer", [[message.role, message.content] for message in conversation], settings]
+            for conversation in conversations
+        ]
+        return [_answer(value) for value in self.cache.filled(keys, compute, found=on_disk)]
+
+    def nats(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        """For each raw text the sum of -log p in nats and the number of tokens; see `ModelResponder.nats`."""
+
+        def compute(missing: list[int], keep: Keep) -> None:
+            for place, value in zip(missing, self.model.nats([texts[i] for i in missing]), strict=True):
+                keep(place, list(value))
+
+        found = self.cache.filled([[self.identity, "nats", text] for text in texts], compute)
+        return [(float(nats), int(count)) for nats, count in found]
+
+    def continuation_logprobs(self, items: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        """The summed log p in nats of every continuation; see `ModelResponder.continuation_logprobs`."""
+
+        def compute(missing: list[int], keep: Keep) -> None:
+            values = self.model.continuation_logprobs([items[i] for i in missing])
+            for place, value in zip(missing, values, strict=True):
+                keep(place, list(value))
+
+        keys = [[self.identity, "continuations", prompt, list(texts)] for prompt, texts in items]
+        return self.cache.filled(keys, compute)
+
+
+def _answer(value: dict[str, object]) -> Answer:
+    usage = value["usage"]
+    return Answer(**{**value, "usage": None if usage is None else Usage(**usage)})  # type: ignore[arg-type]

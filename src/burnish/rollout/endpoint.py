@@ -1,0 +1,377 @@
+"""An OpenAI-compatible chat endpoint: where it is, and one request to it, repeated until it is answered or hopeless.
+
+The key comes from the environment variable OPENAI_API_KEY. It goes into the requests' header and nowhere else: what a
+server says is quoted with the key struck out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from burnish.data.examples import Message
+from burnish.errors import ConfigError, ModelError
+from burnish.rollout.endpoint_reply import MalformedReply, Reply, error_text, read_reply, shorten
+
+if TYPE_CHECKING:
+    import httpx2
+
+PREFIX = "openai:"
+KEY = "OPENAI_API_KEY"
+_EXAMPLE = "write openai:BASE_URL#MODEL, as in openai:http://localhost:8000/v1#my-model"
+
+
+class EndpointError(ModelError):
+    """A request that was not answered, however often it was sent.
+
+    `hopeless` says that other requests would fare no better: no server, a wrong key, an unknown model.
+    """
+
+    hopeless = False
+
+    @classmethod
+    def of(cls, what: str, *, where: str, fix: str, hopeless: bool) -> EndpointError:
+        """The error with its `hopeless` set."""
+        error = cls(what, where=where, fix=fix)
+        error.hopeless = hopeless
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A model behind an OpenAI-compatible server.
+
+    Attributes:
+        url: the base URL, without a slash at its end; `/chat/completions` follows it.
+        model: what the server calls the model.
+    """
+
+    url: str
+    model: str
+
+    @classmethod
+    def parse(cls, text: str, *, where: str = "model") -> Endpoint:
+        """Read `openai:BASE_URL#MODEL`.
+
+        Raises:
+            ConfigError: it has another form, or holds what may be a secret and would be written into the report.
+        """
+        url, _, model = text.removeprefix(PREFIX).partition("#")
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            known = False
+        if not known or not model.strip():
+            raise ConfigError(f"{text!r} is not an endpoint", where=where, fix=_EXAMPLE)
+        if parts.username or parts.password or parts.query:
+            raise ConfigError(
+                "the URL of an endpoint can hold neither a user's name or password nor a query: it is written into "
+                "the report",
+                where=where,
+                fix=f"give the key in the environment variable {KEY}",
+            )
+        return cls(url.rstrip("/"), model.strip())
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.url}#{self.model}"
+
+
+def is_endpoint(model: str) -> bool:
+    """Whether a model's name is that of an endpoint."""
+    return model.strip().startswith(PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """How patiently an endpoint is asked.
+
+    Attributes:
+        concurrency: requests under way at a time.
+        read_seconds: how long a server may send nothing; the request is repeated then.
+        connect_seconds: how long a connection may take.
+        tries: how often a request is sent at most.
+        timeout_tries: the same where nothing comes back in time.
+        malformed_tries: the same where the server answers, but with nothing usable.
+        first_wait: seconds before the second try; doubled for each further one, of which a random half to the whole
+            is waited.
+        longest_wait: seconds that are waited at most, whether by our own rule or because the server asks for it.
+    """
+
+    concurrency: int = 8
+    read_seconds: float = 120.0
+    connect_seconds: float = 10.0
+    tries: int = 6
+    timeout_tries: int = 3
+    malformed_tries: int = 2
+    first_wait: float = 1.0
+    longest_wait: float = 120.0
+
+    def __post_init__(self) -> None:
+        if min(self.concurrency, self.tries, self.timeout_tries, self.malformed_tries) < 1:
+            raise ConfigError("concurrency and tries of an endpoint must be at least 1", where="endpoint")
+        if not (self.read_seconds > 0 and self.connect_seconds > 0):
+            raise ConfigError("the time-outs of an endpoint must be above 0 seconds", where="endpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a try failed. `after` is how long the server wants to be left alone, in seconds."""
+
+    kind: str
+    what: str
+    fix: str
+    tries: int
+    hopeless: bool = False
+    after: float | None = None
+
+
+class ChatClient:
+    """Sends chat requests to one endpoint; may be used from several threads.
+
+    Args:
+        endpoint: whom.
+        settings: how patiently.
+        key: in place of the environment's.
+
+    Raises:
+        ConfigError: a key that no header can hold.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: EndpointSettings | None = None,
+        *,
+        key: str | None = None,
+    ) -> None:
+        self.endpoint, self.settings = endpoint, settings or EndpointSettings()
+        self.retried: Counter[str] = Counter()
+        """Why requests were repeated, and how often."""
+        self._key = _usable_key(os.environ.get(KEY, "") if key is None else key)
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._not_before = 0.0
+        self._left_out: tuple[str, ...] = ()
+        self._limit_name = "max_tokens"
+        self._http: httpx2.Client | None = None
+
+    def stop(self) -> None:
+        """End all waiting: requests under way may finish, none is repeated."""
+        self._stopped.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
+    def close(self) -> None:
+        """Stop, and drop the connections."""
+        self.stop()
+        if self._http is not None:
+            self._http.close()
+
+    def complete(self, messages: Sequence[Message], *, max_tokens: int, where: str) -> Reply:
+        """The answer to a conversation, greedily where the server lets us.
+
+        Args:
+            messages: the conversation.
+            max_tokens: the longest answer.
+            where: names the prompt in errors.
+
+        Raises:
+            EndpointError: after the last try; the message says what the server said and what can be done.
+        """
+        tried: Counter[str] = Counter()
+        self._wait_for_turn()
+        while True:
+            outcome = self._try(messages, max_tokens)
+            if isinstance(outcome, Reply):
+                return outcome
+            tried[outcome.kind] += 1
+            given_up = tried[outcome.kind] >= outcome.tries or tried.total() >= self.settings.tries
+            if not given_up and (outcome.after or 0.0) <= self.settings.longest_wait:
+                self._wait_after(outcome, tried.total())
+                given_up = self.stopped
+            else:
+                given_up = True
+            if given_up:
+                raise self._error(outcome, tried.total(), where)
+            with self._lock:
+                self.retried[outcome.kind] += 1
+
+    # ---- one try ----
+
+    def _try(self, messages: Sequence[Message], max_tokens: int) -> Reply | _Failure:
+        import httpx2
+
+        payload, left_out, limit_name = self._payload(messages, max_tokens)
+        started = time.perf_counter()
+        try:
+            response = self._client().post(f"{self.endpoint.url}/chat/completions", json=payload)
+        except httpx2.TimeoutException as error:
+            seconds = self.settings
+            slow = isinstance(error, httpx2.ConnectTimeout)
+            limit = seconds.connect_seconds if slow else seconds.read_seconds
+            what = f"no {'connection' if slow else 'reply'} within {limit:g} s"
+            return _Failure("time-out", what, "give the server more time with --timeout", seconds.timeout_tries, slow)
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            return _Failure("URL", self._quoted(str(error)), _EXAMPLE, 1, True)
+        except httpx2.TransportError as error:
+            said = self._quoted(str(error)) or type(error).__name__
+            fix = "is the server running there? Start it and run the same command again"
+            return _Failure("connection", f"the endpoint can't be reached: {said}", fix, self.settings.tries, True)
+        seconds_taken = time.perf_counter() - started
+        if response.status_code != 200:
+            return self._refused(response, (left_out, limit_name))
+        try:
+            return read_reply(response.content, seconds=seconds_taken, left_out=left_out)
+        except MalformedReply as error:
+            tries = self.settings.malformed_tries if error.again else 1
+            return _Failure("malformed reply", self._quoted(error.what), error.fix, tries)
+
+    def _payload(self, messages: Sequence[Message], max_tokens: int) -> tuple[dict[str, Any], tuple[str, ...], str]:
+        with self._lock:
+            left_out, limit_name = self._left_out, self._limit_name
+        payload = {
+            "model": self.endpoint.model,
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            limit_name: max_tokens,
+            "temperature": 0,
+            "stream": False,
+        }
+        return {name: value for name, value in payload.items() if name not in left_out}, left_out, limit_name
+
+    def _client(self) -> httpx2.Client:
+        import httpx2
+
+        with self._lock:
+            if self._http is None:
+                limits = self.settings
+                timeout = httpx2.Timeout(limits.read_seconds, connect=limits.connect_seconds, pool=None)
+                headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+                pool = httpx2.Limits(max_connections=limits.concurrency, max_keepalive_connections=limits.concurrency)
+                self._http = httpx2.Client(timeout=timeout, headers=headers, limits=pool)
+            return self._http
+
+    # ---- what a refusal means ----
+
+    def _refused(self, response: httpx2.Response, sent: tuple[tuple[str, ...], str]) -> _Failure:
+        status, tries = response.status_code, self.settings.tries
+        try:
+            body = json.loads(response.content)
+        except ValueError:
+            body = None
+        said = self._quoted(error_text(body) if body else shorten(response.text) or response.reason_phrase)
+        what = f"the endpoint answers {status}: {said}"
+        code = _error_fields(body).get("code")
+        if status == 429 and code == "insufficient_quota":
+            return _Failure("quota", what, "the account has no credit left: see to it and run again", 1, True)
+        if status == 429 or status in (408, 409, 425) or status >= 500:
+            kind = "too many requests" if status == 429 else f"status {status}"
+            fix = "ask less at a time with --concurrency, or run the same command again later"
+            return _Failure(kind, what, fix, tries, status == 429, _retry_after(response.headers))
+        if status == 400 and self._adapt(body, sent):
+            return _Failure("unsupported setting", what, "leave the model to its own settings", tries)
+        if status in (401, 403):
+            state = "the key in it is not accepted" if self._key else "it is not set"
+            return _Failure("key", what, f"the key is read from the variable {KEY}: {state}", 1, True)
+        if status in (404, 405) or 300 <= status < 400:
+            fix = f"check URL and model's name: {self.endpoint}; a base URL usually ends in /v1"
+            return _Failure("not found", what, fix, 1, True)
+        fix = "shorten the prompt or leave it out with --prompts, where it is the prompt that the server refuses"
+        return _Failure("refused", what, fix, 1)
+
+    def _adapt(self, body: Any, sent: tuple[tuple[str, ...], str]) -> bool:
+        """Newer models of some providers refuse `max_tokens` by that name, and a temperature: do without them.
+
+        True also where another thread has done so since the request was sent.
+        """
+        fields = _error_fields(body)
+        said = f"{fields.get('param')} {fields.get('message')}"
+        with self._lock:
+            if sent != (self._left_out, self._limit_name):
+                return True
+            if "max_tokens" in said and "max_completion_tokens" in said and self._limit_name == "max_tokens":
+                self._limit_name = "max_completion_tokens"
+                return True
+            if fields.get("param") == "temperature" and "temperature" not in self._left_out:
+                self._left_out = (*self._left_out, "temperature")
+                return True
+        return False
+
+    # ---- waiting ----
+
+    def _wait_for_turn(self) -> None:
+        """Nobody asks before the moment that the server named."""
+        while not self.stopped:
+            with self._lock:
+                rest = self._not_before - time.monotonic()
+            if rest <= 0:
+                return
+            self._stopped.wait(rest)
+
+    def _wait_after(self, failure: _Failure, tried: int) -> None:
+        if failure.kind == "unsupported setting":
+            return
+        own = min(self.settings.longest_wait, self.settings.first_wait * 2 ** (tried - 1))
+        jittered = own * random.uniform(0.5, 1.0)
+        if failure.after is None:
+            self._stopped.wait(jittered)
+            return
+        with self._lock:
+            self._not_before = max(self._not_before, time.monotonic() + failure.after)
+        self._wait_for_turn()
+        self._stopped.wait(min(1.0, jittered))  # so that the waiting requests do not all come back in the same instant
+
+    def _error(self, failure: _Failure, tried: int, where: str) -> EndpointError:
+        times = f" ({tried} tries)" if tried > 1 else ""
+        what, patience = failure.what, failure.after
+        if patience is not None and patience > self.settings.longest_wait:
+            what += f"; it asks to be left alone for {patience:.0f} s"
+        place = f"{self.endpoint}, {where}"
+        return EndpointError.of(what + times, where=place, fix=failure.fix, hopeless=failure.hopeless)
+
+    def _quoted(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def _usable_key(key: str) -> str:
+    """The key without surrounding white space. Checked here, for HTTP libraries quote a header that they refuse."""
+    key = key.strip()
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            "the key holds characters that no header can hold", where=KEY, fix="set the variable to the key alone"
+        )
+    return key
+
+
+def _error_fields(body: Any) -> dict[str, Any]:
+    error = body.get("error") if isinstance(body, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by the Retry-After header, which has seconds or a date; a date is taken by the server's clock."""
+    text = (headers.get("retry-after") or "").strip()
+    if not text:
+        return None
+    try:
+        return max(0.0, float(text)) if float(text) < float("inf") else None
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(text).timestamp()
+        now = parsedate_to_datetime(headers["date"]).timestamp() if headers.get("date") else time.time()
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, until - now)

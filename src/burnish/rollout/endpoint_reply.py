@@ -1,0 +1,140 @@
+"""What a chat endpoint sent back, read with suspicion: a reply that is not a whole answer is told apart from one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_SHOWN = 200
+"""Characters of a server's own words that a message quotes."""
+
+
+class MalformedReply(Exception):
+    """The endpoint answered with success, but not with a usable answer.
+
+    Args:
+        what: what is wrong with it.
+        fix: what the user can do about it.
+        again: whether another try may go better.
+    """
+
+    def __init__(self, what: str, fix: str, *, again: bool = True) -> None:
+        super().__init__(what)
+        self.what, self.fix, self.again = what, fix, again
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer of an endpoint, as it is kept in the cache.
+
+    Attributes:
+        text: what the model said, without surrounding white space.
+        finished: whether it ended by itself, and not at the limit of tokens.
+        prompt_tokens: as the server counts them; None where it does not say.
+        completion_tokens: the same for the answer. Hidden reasoning is in them where the server bills it.
+        seconds: from sending the request that succeeded until its reply was whole; waiting before it does not count.
+        left_out: settings that the server refused, so that they were not sent: `temperature`, for some.
+    """
+
+    text: str
+    finished: bool
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float
+    left_out: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "left_out": list(self.left_out)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Reply:
+        """From what `to_dict` gave."""
+        return cls(**{**values, "left_out": tuple(values["left_out"])})
+
+
+def read_reply(body: bytes, *, seconds: float, left_out: tuple[str, ...] = ()) -> Reply:
+    """A chat completion's body as an answer.
+
+    A refusal that the server keeps apart from the content (`message.refusal`) is what the model said, and so the
+    answer. Everything else in the place of text (tool calls, a content filter, nothing) is malformed.
+
+    Raises:
+        MalformedReply: no JSON, no choice, no text, or no sign of how the answer ended.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except ValueError:
+        raise MalformedReply(
+            f"the reply is not JSON: {shorten(body.decode('utf-8', 'replace')) or 'it is empty'}", _CHECK_URL
+        ) from None
+    if not isinstance(value, dict):
+        raise MalformedReply(f"the reply is JSON, but no object: {shorten(json.dumps(value))}", _CHECK_URL)
+    if value.get("error"):
+        raise MalformedReply(f"the reply is an error: {error_text(value)}", _CHECK_SERVER)
+    choices = value.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise MalformedReply("the reply has no choices", _CHECK_SERVER)
+    choice = choices[0]
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise MalformedReply("the reply's choice has no message", _CHECK_SERVER)
+    reason = choice.get("finish_reason")
+    text = _text(message, reason)
+    if not isinstance(reason, str):
+        raise MalformedReply("the reply has no finish_reason: did the answer end by itself?", _CHECK_SERVER)
+    usage = value.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return Reply(
+        text=text.strip(),
+        finished=reason != "length",
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        seconds=seconds,
+        left_out=left_out,
+    )
+
+
+_CHECK_URL = "check the base URL: a chat endpoint's usually ends in /v1"
+_CHECK_SERVER = "look into the server's log; is it compatible with OpenAI's chat completions?"
+
+
+def _text(message: dict[str, Any], reason: Any) -> str:
+    content = message.get("content")
+    if isinstance(content, list):  # some servers send text in parts
+        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        content = None if None in parts else "".join(map(str, parts))
+    if reason == "content_filter":
+        raise MalformedReply(
+            "the provider's content filter cut the answer, so there is nothing of the model's to judge",
+            "lower the filter at the provider, or leave this prompt out with --prompts",
+            again=False,
+        )
+    if not content and isinstance(message.get("refusal"), str):
+        return str(message["refusal"])
+    if message.get("tool_calls") or message.get("function_call"):
+        raise MalformedReply(
+            "the reply calls a tool in place of an answer", "serve the model without tools or functions", again=False
+        )
+    if not isinstance(content, str):
+        raise MalformedReply("the reply's content is no text", _CHECK_SERVER)
+    return content
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def error_text(value: Any) -> str:
+    """What a server's error says, shortened: `{"error": {"message": ...}}` and its relatives."""
+    error = value.get("error", value) if isinstance(value, dict) else value
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error.get("code") or json.dumps(error)
+    return shorten(error if isinstance(error, str) else json.dumps(error))
+
+
+def shorten(text: str, limit: int = _SHOWN) -> str:
+    """A text on one line, and not longer than a message can bear."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 3].rstrip() + "..."

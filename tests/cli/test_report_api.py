@@ -1,0 +1,176 @@
+"""`burnish report` with endpoints, a judge, a reward model, prices and the cache of answers, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.tools import SMALL, Burnish, demand_one_message, sft
+from tests.rollout.fake_openai import FakeOpenAI, Sent, failed, fake_openai, said
+
+SECRET = "sk-thekeythatnobodymaysee"
+FEW = ("--sample", "14", "--max-new-tokens", "4", "--dtype", "float32")
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+
+def api(server: FakeOpenAI, model: str = "m") -> str:
+    return f"openai:{server.url}#{model}"
+
+
+def answer(prompt: str, _: int) -> Sent:
+    """A polite model, and a judge that takes the longer answer."""
+    if "[answer A]" in prompt:
+        a, b = (prompt.split(f"[answer {place}]\n")[1].split("\n[end")[0] for place in "AB")
+        return said(f"The longer one.\nVerdict: {'A' if len(a) > len(b) else 'B'}", usage=(200, 9))
+    return said("I can't help with that, for I do not know.", usage=(20, 10))
+
+
+def read(out: Path) -> dict[str, Any]:
+    return json.loads((out / "report.json").read_text())  # type: ignore[no-any-return]
+
+
+def line(data: dict[str, Any], key: str) -> dict[str, Any]:
+    return next(line for line in data["lines"] if line["key"] == key)
+
+
+def test_own_model_or_api_is_a_table_and_the_second_one_costs_nothing(
+    here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_openai(answer) as server:
+        models = ["own=base", f"api={api(server)}", "--judge", api(server, "judge"), "--price", "api=2,6"]
+        result = burnish("report", *models, "--out", "card", *FEW)
+        assert result.code == 0, result.err
+        n_asked = len(server.requests)
+        data = read(here / "card")
+        assert {request["model"] for request in server.requests} == {"m", "judge"}
+        assert data["about_models"][1]["model"] == api(server)
+        assert line(data, "harm")["cells"][1]["text"] == "100\u00a0%"
+        assert line(data, "multiple_choice")["cells"][1] is None
+        assert line(data, "multiple_choice")["cells"][0] is not None
+        assert line(data, "latency")["cells"][0]["value"] > 0
+        assert line(data, "cost")["cells"][1]["text"] == "0.10"
+        assert line(data, "cost")["cells"][0] is None
+        judged = data["preference"]["judged"]["api"]
+        longer = [len("I can't help with that, for I do not know.") > len(r["answer"]) for r in data["records"]["own"]]
+        assert [pair["points"] for pair in judged] == [1.0 if won else 0.0 for won in longer]
+        assert "28 verdicts" in data["made"]["judge"]
+        assert "cost of 1k answers" in result.out
+        assert max(map(len, result.out.splitlines())) <= 80
+        page = (here / "card" / "report.html").read_text()
+        assert "preferred by judge" in page
+        assert "not measured" in result.out
+
+        import burnish.pipeline.responders as module
+
+        monkeypatch.setattr(module, "load_speakers", lambda *_, **__: pytest.fail("a model was loaded"))
+        again = burnish("report", *models, "--out", "again", *FEW)
+        assert again.code == 0, again.err
+        assert len(server.requests) == n_asked
+        second = read(here / "again")
+        assert second["lines"] == data["lines"]
+        assert second["about_models"][0]["from the cache"] == "14 of 14 answers"
+        assert "28 verdicts, 28 of them from the cache" in second["made"]["judge"]
+        assert "14 of 14 answers were kept from before" in again.words + " ".join(again.out.split())
+
+        without = burnish("report", f"api={api(server)}", "--out", "third", "--no-cache", *FEW)
+        assert without.code == 0, without.err
+        assert len(server.requests) == n_asked + 14
+    everything = [path for path in here.rglob("*") if path.is_file()]
+    assert sum("responses" in path.parts for path in everything) > 40
+    assert not any(SECRET.encode() in path.read_bytes() for path in everything)
+
+
+def test_a_server_that_dies_is_one_message_and_the_same_command_goes_on(here: Path, burnish: Burnish) -> None:
+    up = False
+
+    def dying(prompt: str, before: int) -> Sent:
+        return answer(prompt, before) if up or len(server.requests) <= 5 else failed(401, f"no key {SECRET}")
+
+    with fake_openai(dying) as server:
+        command = ["report", f"api={api(server)}", "--out", "card", *FEW, "--concurrency", "1"]
+        result = burnish(*command)
+        demand_one_message(result, "401", "model api, openai:", "9 of 14 prompts", "the 5 answers", "OPENAI_API_KEY")
+        assert SECRET not in result.out + result.err
+        assert not (here / "card").exists()
+        up, before = True, len(server.requests)
+        assert burnish(*command).code == 0
+        assert len(server.requests) - before == 9
+    assert read(here / "card")["about_models"][0]["from the cache"] == "5 of 14 answers"
+
+
+def test_a_retrained_adapter_in_the_same_place_is_asked_anew(here: Path, burnish: Burnish) -> None:
+    import shutil
+
+    for learning_rate in ("1e-2", "2e-2"):
+        shutil.rmtree(here / "run", ignore_errors=True)
+        shutil.rmtree(here / "card", ignore_errors=True)
+        assert burnish(*sft("--learning-rate", learning_rate)).code == 0
+        assert burnish("report", "sft=run", "raw=base", "--out", "card", *FEW).code == 0
+        about = read(here / "card")["about_models"]
+        assert "from the cache" not in about[0]
+    assert about[1]["from the cache"] == "14 of 14 answers"  # the base is what it was
+
+
+def test_a_reward_model_says_who_wins(here: Path, burnish: Burnish) -> None:
+    flags = {**SMALL, "--model": "base", "--data": "dpo.jsonl", "--out": "rm"}
+    result = burnish("reward", *(word for pair in flags.items() for word in pair))
+    assert result.code == 0, result.err
+    models = ["raw=base", "--reward", "rm"]
+    with fake_openai(answer) as server:
+        result = burnish("report", *models, f"api={api(server)}", "--out", "card", *FEW)
+        assert result.code == 0, result.err
+        data = read(here / "card")
+        scores = data["preference"]["scores"]
+        rows = [
+            {"messages": [*record["messages"], {"role": "assistant", "content": record["answer"] or " "}]}
+            for name in ("raw", "api")
+            for record in data["records"][name]
+        ]
+        (here / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert burnish("score", "said.jsonl", "--model", "rm", "--out", "scores.jsonl", "--dtype", "float32").code == 0
+        own = [json.loads(text)["score"] for text in (here / "scores.jsonl").read_text().splitlines()]
+        assert [*scores["raw"], *scores["api"]] == pytest.approx(own, abs=1e-4)
+        points = [(b > a) + 0.5 * (a == b) for a, b in zip(scores["raw"], scores["api"], strict=True)]
+        assert line(data, "reward_wins")["cells"][1]["value"] == pytest.approx(sum(points) / 14)
+        other = burnish("report", *models, f"api={api(server)}", "--out", "b", "--baseline", "api", *FEW)
+        assert other.code == 0, other.err
+        assert line(read(here / "b"), "reward_wins")["cells"][0]["value"] == pytest.approx(1 - sum(points) / 14)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--judge", "base"], "the judge must be an endpoint"),
+        (["--judge", "openai:host"], "is not an endpoint"),
+        (["--baseline", "raw"], "give --judge or --reward"),
+        (["--baseline", "rwa", "--reward", "x"], "did you mean 'raw'"),
+        (["--reward", "base"], "not a reward model"),
+        (["--price", "raw=1"], "is not NAME=IN,OUT"),
+        (["--price", "rwa=1,2"], "did you mean 'raw'"),
+        (["--price", "raw=1,2", "--price", "raw=1,3"], "two prices"),
+        (["api=openai:http://host/v1"], "is not an endpoint"),
+        (["--timeout", "0"], "above 0 seconds"),
+        (["--concurrency", "0"], "at least 1"),
+    ],
+)
+def test_what_can_not_be_is_said_before_a_model_is_loaded(
+    here: Path, burnish: Burnish, more: list[str], words: str
+) -> None:
+    result = burnish("report", "raw=base", "other=base", *more, "--out", "card")
+    assert result.code in (1, 2)
+    assert words in result.words
+    assert result.err.count("error: ") == 1
+    assert not (here / "card").exists()
+
+
+def test_an_endpoint_without_a_name_is_called_after_its_model(here: Path, burnish: Burnish) -> None:
+    with fake_openai(answer) as server:
+        assert burnish("report", api(server, "org/small"), "--out", "card", *FEW).code == 0
+    assert read(here / "card")["models"] == ["small"]
