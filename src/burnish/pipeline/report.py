@@ -21,6 +21,7 @@ from burnish.files import atomic_write
 from burnish.models.config import Precision
 from burnish.models.loading import ModelSource, resolve_model
 from burnish.models.placement import pick_device, pick_dtype
+from burnish.pipeline.training import training_of
 from burnish.rollout.responder import ModelResponder
 from burnish.rollout.speakers import Speaker, load_speakers
 from burnish.stages.run import model_of
@@ -90,7 +91,8 @@ def report(
         for speaker in speakers:
             source = sources[speaker.name]
             cards[speaker.name] = _card(speaker, source, suite, batch_size=batch_size, dtype=computed, console=console)
-    made = build_report([cards[name] for name in models], command=command)
+    training = {name: found for name, model in models.items() if (found := training_of(model)) is not None}
+    made = build_report([cards[name] for name in models], command=command, training=training)
     write_report(made, out, replace=True)
     atomic_write(out / TABLE, _as_text(made))
     console.print()
