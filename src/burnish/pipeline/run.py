@@ -26,7 +26,7 @@ from burnish.data.sources import load_examples
 from burnish.errors import OutputDirError
 from burnish.files import write_json
 from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint
-from burnish.pipeline.fingerprint import code_fingerprint
+from burnish.pipeline.fingerprint import MONITOR, code_fingerprint
 from burnish.pipeline.kinds import NAMES_FUNCTIONS, ReportConfig
 from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
 from burnish.stages.config import PolicyConfig, TrainConfig
@@ -157,7 +157,9 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         inputs: name -> hash, of `stage.inputs`.
     """
     values = json.loads(stage.config.model_dump_json())
-    depends = {"kind": digest(stage.kind), "code": code_fingerprint(stage.spec.entry)}
+    watched = stage.config.watched if isinstance(stage.config, PolicyConfig) else None
+    code = code_fingerprint(stage.spec.entry, without=MONITOR if stage.spec.trains and watched is None else frozenset())
+    depends = {"kind": digest(stage.kind), "code": code}
     for field, value in values.items():
         if field not in FREE_FIELDS and field not in _PLACES and field != "models":
             depends[field] = digest(value)
@@ -174,7 +176,7 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         depends["validation"] = data_fingerprint(held_out) if isinstance(held_out, str) else digest(held_out)
         file = Path(template).expanduser()
         depends["template"] = digest(file.read_text(encoding="utf-8") if file.is_file() else template)
-        if isinstance(stage.config, PolicyConfig) and (watched := stage.config.watched) is not None:
+        if watched is not None:
             depends["monitor.prompts"] = data_fingerprint(watched.prompts)
         for name in NAMES_FUNCTIONS:
             if (named := getattr(stage.config, name, None)) is not None:
