@@ -111,8 +111,9 @@ def test_numbers_that_a_look_draws_are_put_back(tmp_path: Path, monkeypatch: pyt
     assert same(tmp_path / "run", tmp_path / "plain")
 
 
+@pytest.mark.parametrize(("at", "step"), [(1, 0), (2, 4)])
 def test_a_signal_while_it_looks_is_obeyed_and_the_look_made_up_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run then has the lines and the bits of one that nobody stopped, and the bounds their start."""
     guard = {"nats_per_token": {"max_rise": 5.0}, "action": "rollback"}
@@ -122,16 +123,16 @@ def test_a_signal_while_it_looks_is_obeyed_and_the_look_made_up_for(
 
     def stopping(*arguments: Any, **options: Any) -> Any:
         calls["n"] += 1
-        if calls["n"] == 2:
+        if calls["n"] == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
     monkeypatch.setattr(monitor_module, "evaluate", stopping)
-    with pytest.raises(Interrupted, match="SIGTERM after step 4 of 12"):
+    with pytest.raises(Interrupted, match="SIGTERM after step 4 of 12" if step else "SIGTERM while step 0"):
         train_sft(SFTConfig.parse(values))
-    assert looks(tmp_path / "run") == [0], "it was cut off, not waited for"
+    assert looks(tmp_path / "run") == ([0] if step else []), "it was cut off, not waited for"
     result = train_sft(SFTConfig.parse(values))
-    assert result.resumed_from == 4
+    assert result.resumed_from == step
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
     assert same(tmp_path / "run", tmp_path / "whole")
     assert record(tmp_path / "run")["guard"] == record(tmp_path / "whole")["guard"]
