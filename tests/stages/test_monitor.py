@@ -152,6 +152,20 @@ def test_a_policy_that_samples_warmer_is_read_as_it_is(tmp_path: Path) -> None:
     assert found[0]["monitor/nats_per_token"] == found[1]["monitor/nats_per_token"]
 
 
+def test_a_guard_in_ppo_goes_back_to_the_best_objective_inside(tmp_path: Path, nats: list[float]) -> None:
+    """Of start and first rollout, the start counting as PPO's does; the second rollout is outside."""
+    nats += [4.0, 4.1, 5.0]
+    more = {"monitor": {**SMALL, "parts": ["nats_per_token"]}, "learning_rate": 3e-2}
+    more["guard"] = {"nats_per_token": {"max_rise": 0.1}, "action": "rollback"}
+    config = PPOConfig.parse({**ppo_config(tmp_path).model_dump(), **more})
+    result = train_ppo(config)
+    objective = {line["step"]: line["validation/objective"] for line in lines(result.out) if "validation/score" in line}
+    assert looks(result.out) == sorted(objective) == [0, 4, 8]
+    assert result.metrics["ended_by"] == "guard"
+    assert result.metrics["model_of_step"] == max((0, 4), key=objective.__getitem__)
+    assert result.metrics["within_bounds"] is True
+
+
 # ---- how often ----
 
 
