@@ -129,12 +129,17 @@ def atomic_write(path: Path, text: str) -> None:
     Raises:
         BurnishError: when the disk is full or not writable.
     """
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """The same for any content."""
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / _temporary_name(path)
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

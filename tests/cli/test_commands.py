@@ -23,13 +23,15 @@ from tests.cli.tools import Burnish, demand_one_message, sft
 def test_help_names_every_command_within_80_columns(here: Path, burnish: Burnish) -> None:
     result = burnish("--help")
     assert result.code == 0
-    for name in "quickstart run check sft dpo merge report generate chat models version".split():  # noqa: SIM905
+    for name in "quickstart run sweep check sft dpo merge report generate chat models version".split():  # noqa: SIM905
         assert f" {name} " in result.out
     assert max(map(len, result.out.splitlines())) <= 80
     assert burnish().out == result.out, "without arguments the same"
 
 
-@pytest.mark.parametrize("command", ["quickstart", "run", "check", "sft", "dpo", "merge", "report", "generate", "chat"])
+@pytest.mark.parametrize(
+    "command", ["quickstart", "run", "sweep", "check", "sft", "dpo", "merge", "report", "generate", "chat"]
+)
 def test_every_command_explains_itself(here: Path, burnish: Burnish, command: str) -> None:
     result = burnish(command, "--help")
     assert result.code == 0

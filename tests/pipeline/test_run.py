@@ -88,7 +88,8 @@ def test_another_model_under_the_same_name_runs_everything_again(recipe: Path) -
 def test_changed_code_runs_again_what_depends_on_it(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(recipe)
     original = run_module.code_fingerprint
-    monkeypatch.setattr(run_module, "code_fingerprint", lambda e: original(e) + ("new" if "dpo" in e else ""))
+    changed = lambda e, **o: original(e, **o) + ("new" if "dpo" in e else "")  # noqa: E731
+    monkeypatch.setattr(run_module, "code_fingerprint", changed)
     assert run(recipe).computed == ("dpo", "merge")
 
 
@@ -204,6 +205,21 @@ def test_every_setting_that_matters_is_in_the_hash(recipe: Path) -> None:
     assert set(type(stage.config).model_fields) - outside <= depends.keys()
     assert not outside & depends.keys()
     assert {"from", "code", "kind"} <= depends.keys()
+
+
+def test_the_report_card_s_code_counts_for_stages_with_a_monitor_only(recipe: Path) -> None:
+    from burnish.pipeline.fingerprint import MONITOR, reached_modules
+
+    for entry in ("burnish.stages.sft", "burnish.stages.dpo", "burnish.stages.reward"):
+        assert "burnish.evaluation.refusal" in reached_modules(entry)
+        without = reached_modules(entry, MONITOR)
+        assert "burnish.evaluation.refusal" not in without
+        assert "burnish.stages.loop" in without
+    codes = [
+        depends_on(load_recipe(recipe, [f"sft.monitor={value}"]).stages[0], {"model": "m"})["code"]
+        for value in ("null", "{}", "{every: 3}")
+    ]
+    assert codes[0] != codes[1] == codes[2]
 
 
 def test_the_order_of_a_report_s_models_counts_for_the_first_is_the_baseline(recipe: Path) -> None:

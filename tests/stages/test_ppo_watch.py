@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from burnish.errors import TrainingError
 from burnish.stages import ppo
 from burnish.stages.config import PPOConfig
+from burnish.stages.loop import TrainingLoop
 from burnish.stages.ppo import train_ppo
 from tests.stages.ppo_toy import (
     before_update,
@@ -132,7 +133,7 @@ def test_an_ended_run_that_is_cut_off_before_its_end_does_not_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ppo.Stage, "finished_metrics", dies)
+        patch.setattr(TrainingLoop, "conclude", dies)
         with pytest.raises(KeyboardInterrupt):
             train_ppo(config)
     monkeypatch.setattr(ppo.Stage, "_update", dies)

@@ -30,6 +30,7 @@ _COMMANDS = (
         "The whole story on a small base model, with a report.",
     ),
     (_BEGIN, "run", "recipes:run", "Run a recipe: a graph of stages; what is done is not done again."),
+    (_BEGIN, "sweep", "recipes:sweep", "Run a recipe over a grid of settings: alignment against retention."),
     (
         _BEGIN,
         "check",
@@ -52,6 +53,7 @@ _COMMANDS = (
 _USAGE = {
     "quickstart": "[KEY=VALUE ...] [OPTIONS]",
     "run": "RECIPE [KEY=VALUE ...] [OPTIONS]",
+    "sweep": "RECIPE KEY=VALUE,VALUE,... [KEY=VALUE ...] --out DIR [OPTIONS]",
     "check": "DATA --model MODEL [OPTIONS]",
     "sft": "--model MODEL --data DATA --out DIR [OPTIONS]",
     "reward": "--model MODEL --data DATA --out DIR [OPTIONS]",

@@ -40,7 +40,7 @@ _HEADINGS: Mapping[str, tuple[str, ...]] = {
         *("epochs", "max_steps", "batch_size", "micro_batch_tokens", "learning_rate", "schedule", "warmup"),
         *("weight_decay", "beta1", "beta2", "max_grad_norm", "seed"),
     ),
-    "Run": ("eval_every", "save_every", "keep_checkpoints", "keep_best", "trackers"),
+    "Run": ("eval_every", "save_every", "keep_checkpoints", "keep_best", "trackers", "monitor", "guard"),
 }
 _GROUPS = {name: Group(name, sort_key=order) for order, name in enumerate(_HEADINGS)}
 
@@ -163,11 +163,17 @@ def _shape(dotted: str, field: FieldInfo, default: Any) -> tuple[Any, Any]:
         return str | None, None
     if origin is tuple:
         return list[arguments[0]], list(default)  # type: ignore[valid-type]
-    if origin is dict:
+    if origin is dict or _optional_config(annotation):
         return dict[str, str] | None, None
     if origin in (typing.Union, types.UnionType) and set(arguments) == {float, str}:
         return float | str, default
     return annotation, default
+
+
+def _optional_config(annotation: Any) -> bool:
+    """Whether the type is that of settings that may be left out as a whole; its keys are given like a mapping's."""
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    return len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Config)
 
 
 def _number(kind: Any) -> str | None:

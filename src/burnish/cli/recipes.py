@@ -1,9 +1,9 @@
-"""`burnish run` and `burnish quickstart`."""
+"""`burnish run`, `burnish quickstart` and `burnish sweep`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -64,6 +64,52 @@ def quickstart(
         raise ConfigError("--sample and --full-eval exclude each other", fix="give one of them")
     more = [f"report.sample={sample}"] if sample is not None else ["report.sample=null"] if full_eval else []
     run(QUICKSTART_FULL if full else QUICKSTART, *overrides, *more, runs_dir=runs_dir)
+
+
+def sweep(
+    recipe: str,
+    /,
+    *settings: str,
+    out: Path,
+    alignment: str = "mean",
+    retention: Literal["nats_per_token", "multiple_choice"] = "nats_per_token",
+    model: str | None = None,
+) -> int:
+    """Run a recipe over a grid of settings, and show what each point gives in alignment and keeps in general ability.
+
+    Stages that points have in common run once. The same command again does what is left.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file, or `starter/NAME`; it needs a report.
+    settings
+        `key=value,value,...` for each axis of the grid, `key=value` for what is the same everywhere.
+    out
+        Takes the results, sweep.json, sweep.html and, where matplotlib is installed, sweep.png.
+    alignment
+        `mean` of the rates of all behaviours, or one of them: `answers`, `format`, `harm`, `lookalike`, `abstain`,
+        `answerable`, `topic`.
+    retention
+        What is kept of general ability.
+    model
+        Which model of the report it is about; the last one if not given.
+    """
+    from burnish.pipeline.sweep import run_sweep
+    from burnish.pipeline.sweep_page import print_sweep
+
+    options: dict[str, Any] = {"out": out, "alignment": alignment, "retention": retention, "model": model}
+    found = run_sweep(recipe, settings, **options, console=messages())
+    console = results()
+    console.print()
+    print_sweep(found, console)
+    console.print()
+    for name in ("sweep.html", "sweep.json", "sweep.png"):
+        if (out / name).is_file():
+            console.print(field_line(name, out / name))
+    for point in found.failed:
+        console.print(field_line("failed", f"{point.name}: {point.error['what']}"))
+    return 1 if found.failed else 0
 
 
 def show_summary(recipe: Recipe, result: RecipeResult) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,8 +58,27 @@ def show_result(result: RunResult, *, use: str) -> None:
     shown = [f"{name.replace('_', ' ')} {result.metrics[name]:.3f}" for name in names if name in result.metrics]
     if shown:
         console.print(field_line("measured", ", ".join(shown)))
+    for label, text in watched_lines(result.metrics):
+        console.print(field_line(label, text))
     console.print(field_line("model", result.model))
     console.print(field_line("use it", use.format(model=result.model)))
+
+
+def watched_lines(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the monitor measured of the kept model and what it cost, and what the guard did."""
+    if "monitor_share" not in metrics:
+        return []
+    known = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith("monitor/")}
+    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in known.items()]
+    cost = f"{metrics['monitor_seconds']:.0f} s, {metrics['monitor_share']:.1%} of the time"
+    lines = [("monitor", f"{', '.join(shown) or 'no look at the kept step'} ({cost})")]
+    if "within_bounds" in metrics:
+        words = {True: "inside the bounds", False: "OUTSIDE the bounds", None: "not looked at"}
+        text = f"the kept model is {words[metrics['within_bounds']]}"
+        if metrics.get("ended_by") == "guard":
+            text += f"; ended the stage: {metrics['ended']}"
+        lines.append(("guard", text))
+    return lines
 
 
 sft = command_from_config(SFTConfig, _train_sft, name="sft")

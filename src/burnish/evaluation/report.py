@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -55,6 +55,8 @@ class Report:
     max_new_tokens: int
     cards: tuple[Card, ...]
     preference: Preference | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Of models that are runs with a monitor: what it measured while they trained."""
 
     def group(self, name: str) -> list[Line]:
         """The lines of one group."""
@@ -70,6 +72,7 @@ class Report:
             "side_by_side": [transcript.row.id for transcript in self.transcripts],
             "made": dict(self.made),
             "about_models": [dict(about) for about in self.about_models],
+            "training": dict(self.training),
             "constraint_rules": {name: kind.rule for name, kind in CONSTRAINTS.items()},
             "records": {card.name: [_record_dict(record) for record in card.records] for card in self.cards},
             "retention": {card.name: asdict(card.retention) if card.retention else None for card in self.cards},
@@ -85,6 +88,7 @@ def build_report(
     command: str | None = None,
     made_at: datetime | None = None,
     versions: Mapping[str, str] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Report:
     """Compare cards; the first model is the one that the others are compared with.
 
@@ -95,6 +99,7 @@ def build_report(
         command: how the report was asked for, printed under "how it was made".
         made_at: the time that the report states (default: now, UTC).
         versions: package versions to state (default: those installed).
+        training: name -> what `burnish.pipeline.training.training_of` found of the model's run.
 
     Raises:
         ConfigError: on no cards, two of the same name, or cards of different suites.
@@ -122,6 +127,7 @@ def build_report(
         max_new_tokens=cards[0].suite.max_new_tokens,
         cards=tuple(cards),
         preference=preference,
+        training=dict(training or {}),
     )
 
 

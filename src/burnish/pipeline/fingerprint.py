@@ -19,11 +19,13 @@ _DISPLAY_ONLY = {
     "burnish.stages.progress",
     "burnish.stages.trackers",
 }
+MONITOR = frozenset({"burnish.stages.monitor"})
+"""What a stage without a monitor imports and never runs, and all that only this reaches: the report card's code."""
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 @cache
-def code_fingerprint(entry: str) -> str:
+def code_fingerprint(entry: str, *, without: frozenset[str] = frozenset()) -> str:
     """Hash of the code behind a function: burnish's version, the libraries', and the modules that it reaches.
 
     These are the modules of burnish that the function's module imports, directly or not, wherever in them the import
@@ -32,19 +34,21 @@ def code_fingerprint(entry: str) -> str:
 
     Args:
         entry: `package.module:function`.
+        without: modules that are left out, and what is reached through them alone.
     """
-    modules = reached_modules(entry.partition(":")[0])
+    modules = reached_modules(entry.partition(":")[0], without)
     libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return digest([__version__, libraries, {name: _module_fingerprint(name) for name in modules}])
 
 
-def reached_modules(module: str) -> list[str]:
-    """The modules of burnish that `module` imports, directly or not, itself included; sorted."""
+def reached_modules(module: str, without: frozenset[str] = frozenset()) -> list[str]:
+    """The modules of burnish that `module` imports, directly or not, itself included; sorted. None is reached through
+    those of `without`."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name in _DISPLAY_ONLY or (tree := _tree(name)) is None:
+        if name in found or name in _DISPLAY_ONLY or name in without or (tree := _tree(name)) is None:
             continue
         found.add(name)
         waiting += _imports(tree)

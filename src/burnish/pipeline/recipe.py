@@ -42,6 +42,10 @@ _CHOSEN_FOR_IT = {
 }
 
 
+_NESTED = ("lora", "monitor", "guard")
+"""Settings with settings of their own: a stage's are laid over the recipe's defaults key by key."""
+
+
 class RecipeFile(Config):
     """A recipe as it is written."""
 
@@ -374,7 +378,7 @@ def _with_defaults(values: Mapping[str, Any], top: RecipeFile, spec: StageKind) 
         shared.setdefault("seed", top.seed)
     merged = copy.deepcopy(shared)
     for key, value in values.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key == "lora"
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key in _NESTED
         merged[key] = {**merged[key], **value} if both else value
     return merged
 
@@ -393,6 +397,10 @@ def _located(config: Config, base: Path) -> Config:
             path, colon, function = value.rpartition(":") if is_function(value) else (value, "", "")
             is_module = bool(colon) and not path.endswith(".py")  # a folder of its name is not meant
             found[name] = value if is_module else _located_path(path, base) + colon + function
+    monitor = getattr(config, "monitor", None)
+    if monitor is not None:
+        prompts = _located_path(monitor.prompts, base)
+        return config.model_copy(update={**found, "monitor": monitor.model_copy(update={"prompts": prompts})})
     return config.model_copy(update=found)
 
 

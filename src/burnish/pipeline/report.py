@@ -23,6 +23,7 @@ from burnish.models.config import Precision
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.pipeline.preference import check_preference, compare
 from burnish.pipeline.responders import Asking, Group, check_models, make_groups
+from burnish.pipeline.training import training_of
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.endpoint import EndpointSettings
 from burnish.rollout.remote import EndpointResponder
@@ -110,7 +111,8 @@ def report(
                 baseline=baseline,
                 show=lambda name, what, done, total: display.show(f"{what} of {name}", done, total),
             )
-    made = build_report(ordered, preference=preference, prices=priced, command=command)
+    training = {name: found for name, model in models.items() if (found := training_of(model)) is not None}
+    made = build_report(ordered, preference=preference, prices=priced, command=command, training=training)
     write_report(made, out, replace=True)
     atomic_write(out / TABLE, _as_text(made))
     console.print()

@@ -26,11 +26,11 @@ from burnish.data.sources import load_examples
 from burnish.errors import OutputDirError
 from burnish.files import write_json
 from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint
-from burnish.pipeline.fingerprint import code_fingerprint
+from burnish.pipeline.fingerprint import MONITOR, code_fingerprint
 from burnish.pipeline.kinds import NAMES_FUNCTIONS, ReportConfig
 from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
 from burnish.rollout.endpoint import is_endpoint
-from burnish.stages.config import TrainConfig
+from burnish.stages.config import PolicyConfig, TrainConfig
 from burnish.stages.functions import function_fingerprint
 from burnish.stages.run import FREE_FIELDS, model_of, versions
 
@@ -71,11 +71,13 @@ class RecipeResult:
     Attributes:
         directory: RUNS/NAME.
         products: stage -> its model's directory or its report's page, under the readable name.
+        results: stage -> its directory, which no later run of the recipe with other settings takes over.
         computed: the stages that this call computed or took up again; the others were done before.
     """
 
     directory: Path
     products: Mapping[str, Path]
+    results: Mapping[str, Path]
     computed: tuple[str, ...]
 
 
@@ -120,7 +122,7 @@ def run_recipe(
             write_json(directory / "recipe.json", {"name": loaded.name, "model": loaded.model, "stages": before})
     linked = {p.stage.name: directory / p.stage.name / p.product.name for p in plan}
     products = {p.stage.name: linked[p.stage.name] if linked[p.stage.name].exists() else p.product for p in plan}
-    return RecipeResult(directory, products, tuple(computed))
+    return RecipeResult(directory, products, {p.stage.name: p.out for p in plan}, tuple(computed))
 
 
 # ---- planning ----
@@ -160,7 +162,9 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         inputs: name -> hash, of `stage.inputs`.
     """
     values = json.loads(stage.config.model_dump_json())
-    depends = {"kind": digest(stage.kind), "code": code_fingerprint(stage.spec.entry)}
+    watched = stage.config.watched if isinstance(stage.config, PolicyConfig) else None
+    code = code_fingerprint(stage.spec.entry, without=MONITOR if stage.spec.trains and watched is None else frozenset())
+    depends = {"kind": digest(stage.kind), "code": code}
     for field, value in values.items():
         if field not in FREE_FIELDS and field not in (*_PLACES, *_MANNERS, "models"):
             depends[field] = digest(value)
@@ -179,6 +183,8 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         depends["validation"] = data_fingerprint(held_out) if isinstance(held_out, str) else digest(held_out)
         file = Path(template).expanduser()
         depends["template"] = digest(file.read_text(encoding="utf-8") if file.is_file() else template)
+        if watched is not None:
+            depends["monitor.prompts"] = data_fingerprint(watched.prompts)
         for name in NAMES_FUNCTIONS:
             if (named := getattr(stage.config, name, None)) is not None:
                 depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)
@@ -246,6 +252,10 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
             load_suite(config.prompts, sample=config.sample, seed=config.seed, max_new_tokens=config.max_new_tokens)
         if not isinstance(config, TrainConfig) or kind is None:
             continue
+        if isinstance(config, PolicyConfig) and config.watched is not None:
+            from burnish.stages.monitor import read_suite
+
+            read_suite(config)
         sources = [(config.data, config.limit, config.split)]
         if isinstance(config.validation, str):
             sources.append((config.validation, None, None))

@@ -10,7 +10,8 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,16 @@ def _restore_optimiser(
         # AdamW keeps its step count on the CPU whatever the parameter's device.
         device = torch.device("cpu") if key == "step" else parameter.device
         optimiser.state[parameter][key] = tensor.to(device).clone()
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever the block draws from torch's, numpy's and Python's generators, they are afterwards as they were."""
+    tensors, python = _random_tensors(), _python_random()
+    try:
+        yield
+    finally:
+        _restore_random(tensors, python)
 
 
 def _random_tensors() -> dict[str, Tensor]:

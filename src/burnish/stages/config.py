@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from burnish.config import Config
 from burnish.models.config import ALL_LAYERS, LoRAConfig, Precision
+from burnish.stages.monitor_config import GuardConfig, MonitorConfig, watching
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -122,7 +123,32 @@ class TrainConfig(Config):
         return self
 
 
-class SFTConfig(TrainConfig):
+class PolicyConfig(TrainConfig):
+    """What the stages share that train a model which speaks."""
+
+    monitor: MonitorConfig | None = None
+    """Measure a light part of the report card while training, as in `{every: 20, parts: [retention, answers]}`; `{}`
+    takes what is usual. It changes no weight."""
+    guard: GuardConfig | None = None
+    """Bounds on what is measured, as in `{retention: {max_drop: 0.02}, action: rollback}`; `action` is `warn`, `stop`
+    or `rollback`."""
+
+    @property
+    def watched(self) -> MonitorConfig | None:
+        """The monitor that runs, with what the guard needs; none if neither is asked for."""
+        return watching(self.monitor, self.guard)
+
+    @model_validator(mode="after")
+    def _acts_at_fixed_steps(self) -> Self:
+        if self.guard is not None and self.guard.acts and self.monitor is not None and self.monitor.every == "auto":
+            raise ValueError(
+                f"guard.action: {self.guard.action} ends a run where it is looked at, and monitor.every: auto follows "
+                "the clock, so that no run would repeat: give monitor.every a number of steps, or validation"
+            )
+        return self
+
+
+class SFTConfig(PolicyConfig):
     """Supervised fine-tuning: cross-entropy on the response tokens."""
 
     stage: ClassVar[str] = "sft"
@@ -132,7 +158,7 @@ def _default_loss() -> dict[str, float | int | str]:
     return {"name": "sigmoid", "beta": 0.1}
 
 
-class DPOConfig(TrainConfig):
+class DPOConfig(PolicyConfig):
     """Direct preference optimisation: learn from pairs, without a reward model."""
 
     stage: ClassVar[str] = "dpo"
@@ -141,6 +167,16 @@ class DPOConfig(TrainConfig):
     """The preference loss and its options, as in `{name: sigmoid, beta: 0.1, label_smoothing: 0.0}`."""
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0)
     """The peak learning rate."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beta_is_the_loss_s(cls, values: Any) -> Any:
+        """`beta: 0.05` is short for `loss: {beta: 0.05}`, with whatever else the loss says."""
+        if not isinstance(values, dict) or "beta" not in values:
+            return values
+        rest = {key: value for key, value in values.items() if key != "beta"}
+        loss = rest.get("loss", _default_loss())
+        return {**rest, "loss": {**loss, "beta": values["beta"]}} if isinstance(loss, dict) else rest
 
 
 class RewardConfig(TrainConfig):
@@ -164,6 +200,17 @@ class RewardConfig(TrainConfig):
     """So many adapters with heads, an ensemble; each sees a bootstrap sample of the pairs in an order of its own."""
     holdout: bool = False
     """Keep the last member away from PPO, as the judge of over-optimisation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _does_not_speak(cls, values: Any) -> Any:
+        for name in ("monitor", "guard"):
+            if isinstance(values, dict) and values.get(name) is not None:
+                raise ValueError(
+                    f"{name} asks the model under training, and a reward model does not speak: its held-out accuracy "
+                    "is in the validation"
+                )
+        return values
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -209,7 +256,7 @@ class AlarmLimits(Config):
     """The part of the first evaluation's EOS rate below which it has collapsed."""
 
 
-class PPOConfig(TrainConfig):
+class PPOConfig(PolicyConfig):
     """Reinforcement learning from a reward model, or from any function: PPO, RLOO or GRPO."""
 
     stage: ClassVar[str] = "ppo"

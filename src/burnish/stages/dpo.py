@@ -21,6 +21,7 @@ from burnish.ops.logprobs import token_kl
 from burnish.stages.batches import NO_TRUNKS, Trunks, batches, prepare_trunks
 from burnish.stages.config import DPOConfig
 from burnish.stages.loop import TrainingLoop
+from burnish.stages.monitor import make_monitor
 from burnish.stages.progress import Progress
 from burnish.stages.run import Run, RunResult
 from burnish.stages.setup import Actors, TrainingData, encode_data, finish, load_actors, read_data, stage_run
@@ -59,7 +60,9 @@ def train_dpo(config: DPOConfig, *, console: Console | None = None) -> RunResult
             return evaluate_dpo(policy, reference, groups.validation, loss_of, config, trunks.validation)
 
         order = DataOrder(len(groups.train), config.batch_size, config.seed)
-        with TrainingLoop(run, policy.trained(), order, evaluate, Progress("dpo", console)) as loop:
+        monitor = make_monitor(config, actors.ground, policy, run, console)
+        progress = Progress("dpo", console)
+        with TrainingLoop(run, policy.trained(), order, evaluate, progress, monitor=monitor) as loop:
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
                 for _, batch in batches(backbone, examples, config.micro_batch_tokens, trunk=trunks.train):
@@ -68,9 +71,9 @@ def train_dpo(config: DPOConfig, *, console: Console | None = None) -> RunResult
                     loss = loss_of(pairs).sum() / len(examples)
                     step.backward(loss, tokens=batch.n_tokens, origins=batch.origins)
                     step.add(**pair_metrics(pairs, config, len(examples)))
-            metrics = {**loop.state["metrics"], **loop.restore_best(), "seconds": loop.state["seconds"]}
+            metrics = loop.conclude()
             resumed_from = loop.resumed_from
-        finish(run, actors, loop.n_steps, metrics, config)
+        finish(run, actors, loop.done, metrics, config)
         return run.result(resumed_from=resumed_from)
 
 

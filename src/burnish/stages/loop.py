@@ -6,8 +6,8 @@
             step.backward(loss, tokens=..., origins=...)
             step.add(margin=...)
 
-The rest is: learning rate, gradient clipping, the optimiser, metrics, validation, the best weights, checkpoints,
-signals, and going on from a checkpoint to the same bits.
+The rest is: learning rate, gradient clipping, the optimiser, metrics, validation, the monitor, the best weights,
+checkpoints, signals, and going on from a checkpoint to the same bits.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from burnish.errors import Interrupted, TrainingError
-from burnish.files import atomic_directory
-from burnish.stages.checkpoint import load_last, load_weights, save_checkpoint
+from burnish.stages.checkpoint import load_last, save_checkpoint
 from burnish.stages.config import TrainConfig
+from burnish.stages.keeping import Best, Keeper
+from burnish.stages.monitor import Look, Monitor, look_as_dict, look_of
 from burnish.stages.optim import learning_rate, make_optimiser
 from burnish.stages.progress import VALIDATING, Progress
 from burnish.stages.run import Run
+from burnish.stages.step import Step, not_finite
 from burnish.stages.trackers import open_trackers
 
 Evaluate = Callable[[], Mapping[str, float]]
@@ -63,79 +62,6 @@ class Carried(Protocol):
         """Go on from what `state` and `tensors` gave."""
 
 
-@dataclass(frozen=True, slots=True)
-class Best:
-    """What decides which weights are best.
-
-    Attributes:
-        metric: of the validation.
-        sign: 1 where the lowest is best, -1 where the highest is.
-        start_counts: whether the weights before the first step may be the best ones.
-    """
-
-    metric: str = "loss"
-    sign: int = 1
-    start_counts: bool = False
-
-
-class Step:
-    """One optimiser step while it is under way."""
-
-    def __init__(self, index: int, examples: list[int]) -> None:
-        self.index = index
-        self.examples = examples
-        """Places in the training set of this step's examples."""
-        self.loss = 0.0
-        self.tokens = 0
-        self.values: dict[str, float] = {}
-        self.origins: list[str] = []
-        self.shown: dict[str, float] = {}
-        """Values for the display that are not the step's own, such as its rollout's."""
-        self.skipped = False
-        self.seconds_aside = 0.0
-
-    def backward(self, loss: Tensor, *, tokens: int, origins: Sequence[str]) -> None:
-        """Add a micro-batch's share of the loss and its gradients.
-
-        Args:
-            loss: scalar; the shares of a step's micro-batches add up to the loss of the batch.
-            tokens: tokens computed for it, without padding.
-            origins: of the examples in it, for the message when the loss is not finite.
-
-        Raises:
-            TrainingError: when the loss is NaN or infinite; the weights are still those of the step before.
-        """
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise _not_finite(f"the loss is {value}", self.index, origins)
-        torch.autograd.backward(loss)
-        self.origins += origins
-        self.loss += value
-        self.tokens += tokens
-
-    def add(self, **values: float) -> None:
-        """Sum values over the micro-batches of the step; each is logged at its end."""
-        for name, value in values.items():
-            self.values[name] = self.values.get(name, 0.0) + float(value)
-
-    def skip(self) -> None:
-        """Leave the weights as they are: this step's gradients are thrown away."""
-        self.skipped = True
-
-    def aside(self, seconds: float) -> None:
-        """Time that was spent on something else than the step's tokens, such as sampling."""
-        self.seconds_aside += seconds
-
-
-def _not_finite(what: str, step: int, origins: Sequence[str]) -> TrainingError:
-    shown = ", ".join(origins[:4]) + (f" and {len(origins) - 4} more" if len(origins) > 4 else "")
-    return TrainingError(
-        f"{what} in step {step + 1}; training stopped, the last good weights are kept",
-        where=f"examples {shown}",
-        fix="look at these examples (burnish check), lower the learning rate, or use --dtype float32",
-    )
-
-
 class TrainingLoop:
     """Iterates over the steps of a run that are still to be done.
 
@@ -151,6 +77,8 @@ class TrainingLoop:
         carried: the stage's own state.
         best: what decides which weights are best.
         eval_after: whether there is a validation after so many steps; every `eval_every` steps if not given.
+        monitor: looks at the policy now and then, and may end the run.
+        looks_after: whether it may look after so many steps; after any if not given.
         limit: steps at most, beside `max_steps`.
     """
 
@@ -167,24 +95,30 @@ class TrainingLoop:
         carried: Carried | None = None,
         best: Best | None = None,
         eval_after: Callable[[int], bool] | None = None,
+        monitor: Monitor | None = None,
+        looks_after: Callable[[int], bool] | None = None,
         limit: int | None = None,
     ) -> None:
         self.run, self.parameters, self.evaluate, self.progress = run, parameters, evaluate, progress
         self.config: TrainConfig = run.config
-        self.order, self.carried, self.best = order, carried, best or Best()
+        self.order, self.carried, self.monitor = order, carried, monitor
+        self.keeper = Keeper(
+            best or Best(),
+            run.best,
+            parameters,
+            wanted=self.config.keep_best,
+            only_inside=monitor is not None and monitor.keeps_inside,
+        )
         self.n_steps = order.steps_per_epoch * self.config.epochs
         self.n_steps = min(self.n_steps, self.config.max_steps or self.n_steps, limit or self.n_steps)
         every = self.config.eval_every or max(1, math.ceil(self.n_steps / 8))
         self.eval_after = eval_after or (lambda done: done % every == 0)
+        self.looks_after = looks_after or (lambda done: True)
         self.optimiser = make_optimiser(parameters, self.config, rates or {})
         self._clipped = _by_prefix(parameters, apart)
-        self.state: dict[str, Any] = {
-            "best_value": None,
-            "best_step": None,
-            "metrics": {},
-            "seconds": 0.0,
-            "ended": None,
-        }
+        self.state: dict[str, Any] = {"metrics": {}, "seconds": 0.0, "look": None, "owed": None}
+        """`metrics` of the last validation, `seconds` of all steps, the last `look` of the monitor; `owed` is the value
+        that a step was validated to when a signal cut off its look: a resume makes up for it."""
         self.resumed_from = 0
         self.under_way: int | None = None
         self.stop_signal: int | None = None
@@ -195,10 +129,13 @@ class TrainingLoop:
         self.fresh = checkpoint is None
         if checkpoint is not None:
             self.resumed_from, self.state = checkpoint.step, checkpoint.state
+            self.keeper.load(self.state.pop("keeper"))
+            if self.monitor is not None:
+                self.monitor.load(self.state.pop("monitor"))
             if self.carried is not None:
                 self.carried.load(self.state.pop("carried"), checkpoint.tensors)
         self.done = self.resumed_from
-        self.run.start_metrics(-1 if self.fresh else self.resumed_from)
+        self.run.start_metrics(-1 if self.fresh else self.resumed_from, looks_again=self.state["owed"] is not None)
         self._old_handlers = {s: signal.signal(s, self._on_signal) for s in _signals()}
         self.progress.start(self.n_steps, self.resumed_from)
         return self
@@ -216,10 +153,14 @@ class TrainingLoop:
 
     def __iter__(self) -> Iterator[Step]:
         if self.fresh:
-            self._validate(0)
+            self._evaluate(0)
             self._checkpoint(0)
+        elif self.state["owed"] is not None:
+            self._judge(self.resumed_from, self.state["owed"]["value"], looks=True)
+        if self.state["owed"] is not None:
+            raise self._stopped(f"while step {self.resumed_from} was looked at")
         for index in range(self.resumed_from, self.n_steps):
-            if self.state["ended"] is not None:
+            if self.keeper.ended is not None:
                 return
             started = time.perf_counter()
             rate = learning_rate(index, self.n_steps, self.config)
@@ -241,7 +182,7 @@ class TrainingLoop:
         for name, parameters in self._clipped.items():
             norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
             if not math.isfinite(norm):
-                raise _not_finite(f"the gradient norm is {norm}", step.index, step.origins)
+                raise not_finite(f"the gradient norm is {norm}", step.index, step.origins)
             norms[name] = norm
         return norms
 
@@ -265,11 +206,9 @@ class TrainingLoop:
 
     def _after(self, done: int) -> None:
         self.done = done
-        last = done == self.n_steps
-        if self.eval_after(done) or last:
-            self._validate(done)
-        ended = self.state["ended"] is not None
-        if done % self.config.save_every == 0 or last or ended or self.stop_signal is not None:
+        self._evaluate(done)
+        over = done == self.n_steps or self.keeper.ended is not None
+        if done % self.config.save_every == 0 or over or self.stop_signal is not None:
             self._checkpoint(done)
         if self.stop_signal is not None:  # after the last step too, or a recipe would go on with its next stage
             raise self._stopped(f"after step {done} of {self.n_steps}")
@@ -293,18 +232,60 @@ class TrainingLoop:
         if self.stop_signal is not None:
             raise self._stopped(f"before step {self.done + 1} of {self.n_steps}")
 
-    def end(self, why: str) -> None:
-        """Let this step be the last one, for good: a resume does not go on."""
-        self.state["ended"] = why
+    def end(self, by: str, why: str, *, rollback: bool) -> None:
+        """Let this step be the last one, for good: a resume does not go on. See `Keeper.end`."""
+        self.keeper.end(by, why, rollback=rollback)
 
-    def _validate(self, done: int) -> None:
+    def _evaluate(self, done: int) -> None:
+        """Validation and monitor, where they are due after `done` steps."""
+        end = done in (0, self.n_steps)
+        validates = end or self.eval_after(done)
+        looks = end
+        if self.monitor is not None and not end and self.looks_after(done):
+            looks = self.monitor.due(done, self.n_steps, self.state["seconds"], validates=validates)
+        value = self._validate(done) if validates else None
+        if self.monitor is not None and looks and not validates and self.keeper.only_inside:
+            started = time.perf_counter()
+            value = self._validate(done)  # or the weights here could not be compared with others
+            self.monitor.seconds += time.perf_counter() - started
+        if validates or looks:
+            self._judge(done, value, looks=looks)
+
+    def _judge(self, done: int, value: float | None, *, looks: bool) -> None:
+        """Let the monitor look, then keep the weights if they are the best."""
+        self.state["owed"], look = None, None
+        if looks and self.monitor is not None:
+            try:
+                look = self._look(done, self.monitor)
+            except _CutOff:
+                self.state["owed"] = {"value": value}
+                return
+            self.state["look"] = look_as_dict(look)
+        self.keeper.consider(done, value, look)
+
+    def _look(self, done: int, monitor: Monitor) -> Look:
+        def between(what: str, n_done: int, total: int) -> None:
+            self.progress.message(f"monitor: {what} {n_done}/{total}")
+            if self.stop_signal is not None:
+                raise _CutOff
+
+        look = monitor.look(done, self.state["seconds"], between)
+        self.record({"step": done, **look.metrics})
+        self.progress.look(done, look.metrics)
+        if look.passed and monitor.guard is not None and monitor.guard.acts:
+            why = "; ".join(reading.text for reading in look.passed)
+            self.end("guard", why, rollback=monitor.guard.action == "rollback")
+        return look
+
+    def _validate(self, done: int) -> float | None:
+        """The validation; its value of what decides which weights are best, or none without validation data."""
         self.progress.message(VALIDATING)
         metrics = dict(self.evaluate())
         if not metrics:
-            return
+            return None
         self.record({"step": done, **{f"validation/{name}": value for name, value in metrics.items()}})
         self.progress.validation(done, metrics)
-        name = self.best.metric
+        name = self.keeper.best.metric
         value = metrics[name]
         if not math.isfinite(value):
             raise TrainingError(
@@ -313,14 +294,7 @@ class TrainingLoop:
                 fix="look at the held-out examples (burnish check), lower the learning rate, or use --dtype float32",
             )
         self.state["metrics"] = metrics
-        best = self.state["best_value"]
-        counts = done > 0 or self.best.start_counts
-        if counts and (best is None or self.best.sign * value < self.best.sign * best):
-            self.state["best_value"], self.state["best_step"] = value, done
-            if self.config.keep_best:
-                with atomic_directory(self.run.best, replace=True) as temporary:
-                    tensors = {name: p.detach().contiguous() for name, p in self.parameters.items()}
-                    save_file(tensors, temporary / "weights.safetensors", metadata={"step": str(done)})
+        return value
 
     def record(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics; `step` among them says how many steps were done."""
@@ -329,7 +303,9 @@ class TrainingLoop:
             tracker.log(values)
 
     def _checkpoint(self, done: int) -> Path:
-        own = {} if self.carried is None else {"carried": self.carried.state()}
+        own: dict[str, Any] = {"keeper": self.keeper.state()}
+        own |= {} if self.carried is None else {"carried": self.carried.state()}
+        own |= {} if self.monitor is None else {"monitor": self.monitor.state()}
         return save_checkpoint(
             self.run.checkpoints,
             done,
@@ -340,21 +316,28 @@ class TrainingLoop:
             tensors=None if self.carried is None else self.carried.tensors(),
         )
 
-    def restore_best(self) -> dict[str, Any]:
-        """Put the best weights into the model, if they are kept and known; says which step the model is of."""
-        step = self.state["best_step"]
-        if not self.config.keep_best or step is None:
-            return {"model_of_step": self.done}
-        if step != self.done:
-            path = self.run.best / "weights.safetensors"
-            load_weights(load_file(path), self.parameters, path)
-        return {"model_of_step": step, f"best_validation_{self.best.metric}": self.state["best_value"]}
+    def conclude(self) -> dict[str, Any]:
+        """Put the weights that are kept into the model; returns what the run's record says at the end."""
+        last = look_of(self.state["look"])
+        kept, look = self.keeper.conclude(self.done, last if last is not None and last.step == self.done else None)
+        ended = self.keeper.ended
+        if ended is not None:
+            kept |= {"ended": ended.why, "ended_by": ended.by}
+            back = f"; the model is that of step {kept['model_of_step']}" if ended.rollback else ""
+            said = f"the {ended.by} ended the stage after step {self.done}{back}"
+            self.progress.console.print(said, style="red", highlight=False)
+        watched = {} if self.monitor is None else self.monitor.conclude(look, self.state["seconds"])
+        return {**self.state["metrics"], **kept, **watched, "seconds": self.state["seconds"]}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop_signal is not None:
             raise KeyboardInterrupt  # the second one means it
         self.stop_signal = number
         self.progress.message("stopping after this step")
+
+
+class _CutOff(Exception):
+    """A signal came while the monitor looked."""
 
 
 def _by_prefix(parameters: Mapping[str, nn.Parameter], apart: Sequence[str]) -> dict[str, list[nn.Parameter]]:

@@ -34,7 +34,9 @@ from burnish.ops.kl import AdaptiveKLController, FixedKLController, KLController
 from burnish.ops.logprobs import token_logprobs
 from burnish.stages.batches import batches, filled, shared_trunk
 from burnish.stages.config import PPOConfig
-from burnish.stages.loop import Best, Step, TrainingLoop
+from burnish.stages.keeping import Best
+from burnish.stages.loop import TrainingLoop
+from burnish.stages.monitor import make_monitor
 from burnish.stages.ppo_reward import Rewarder, functions_of
 from burnish.stages.ppo_roles import Cast, load_cast
 from burnish.stages.ppo_rollout import (
@@ -51,6 +53,7 @@ from burnish.stages.ppo_watch import Watch, as_record
 from burnish.stages.progress import Progress
 from burnish.stages.run import Run, RunResult
 from burnish.stages.setup import Actors, encode_data, finish_with, model_dtype, read_data, stage_run, write_policy
+from burnish.stages.step import Step
 
 DRIFT = 0.1
 """Nats between the log-probs of sampler and training forward, on average, above which something is wrong."""
@@ -94,12 +97,14 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
             carried=stage,
             best=Best(stage.watch.best_metric, -1, start_counts=True),
             eval_after=stage.evaluates_after,
+            monitor=make_monitor(config, cast.ground, cast.policy, run, console),
+            looks_after=stage.ends_rollout,
             limit=None if config.max_rollouts is None else order.first_step(config.max_rollouts),
         ) as loop:
             stage.loop = loop
             for step in loop:
                 stage.learn(step)
-            metrics = stage.finished_metrics()
+            metrics = loop.conclude()
             resumed_from = loop.resumed_from
         _write_critic(cast, run, config)
         actors = Actors(cast.ground, cast.policy, cast.start)
@@ -324,12 +329,16 @@ class Stage:
             self.trunk,
         )
 
+    def ends_rollout(self, done: int) -> bool:
+        """Whether `done` steps end a rollout: between two of them the policy is looked at, not within one."""
+        return self.order.first_step(self.order.rollout_of(done)) == done
+
     def evaluates_after(self, done: int) -> bool:
         """Whether an evaluation follows `done` steps: at the ends of rollouts only."""
         if done >= self.loop.n_steps:
             return True
         rollout = self.order.rollout_of(done)
-        if self.order.first_step(rollout) != done:
+        if not self.ends_rollout(done):
             return False
         last = self.order.rollout_of(self.loop.n_steps - 1) + 1
         return rollout % (self.config.eval_every or max(1, -(-last // 8))) == 0
@@ -342,21 +351,9 @@ class Stage:
             before = [entry for entry in self.run.record.get("alarms", []) if entry["step"] < self.loop.done]
             self.run.note(alarms=[*before, {"step": self.loop.done, "findings": as_record(found)}])
         if self.config.on_alarm != "warn" and any(finding.severity == "alarm" for finding in found):
-            self.loop.end("; ".join(finding.text for finding in found if finding.severity == "alarm"))
+            why = "; ".join(finding.text for finding in found if finding.severity == "alarm")
+            self.loop.end("alarm", why, rollback=self.config.on_alarm == "rollback")
         return metrics
-
-    def finished_metrics(self) -> dict[str, Any]:
-        """What the run's record says at the end; puts the best weights back where they are wanted."""
-        loop = self.loop
-        kept = {"model_of_step": loop.done}
-        ended = loop.state["ended"]
-        if ended is None or self.config.on_alarm == "rollback":
-            kept = loop.restore_best()
-        if ended is not None:
-            kept["ended"] = ended
-            back = f"; the model is that of step {kept['model_of_step']}" if self.config.on_alarm == "rollback" else ""
-            self.console.print(f"the alarm ended the stage after step {loop.done}{back}", style="red", highlight=False)
-        return {**loop.state["metrics"], **kept, "seconds": loop.state["seconds"]}
 
     # ---- what is carried ----
 

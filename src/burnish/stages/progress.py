@@ -89,6 +89,13 @@ class Progress:
             self.message(self._info)
         self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
 
+    def look(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Show what the monitor found, and which share of the time it takes."""
+        rates = (f"{name.replace('_', ' ')} {value:.{_DIGITS.get(name, 2)}f}" for name, value in _monitored(metrics))
+        cost = f"{metrics['monitor/share']:.1%} of the time"
+        self.message(self._info)
+        self.console.print(f"[dim]{self.title} step {done}: monitor  {'  '.join(rates)}  ({cost})[/]", highlight=False)
+
     def message(self, text: str) -> None:
         """Show what is going on besides steps."""
         self._message = text
@@ -100,6 +107,15 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+_DIGITS = {"nats_per_token": 3, "tokens": 0}
+
+
+def _monitored(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The monitor's metrics by their names, without what it cost."""
+    names = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith("monitor/")}
+    return [(name, value) for name, value in names.items() if name not in ("seconds", "share")]
 
 
 def summary(values: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from burnish.models.heads import Scorer, ensemble_score, new_head, score
 from burnish.models.reward import write_reward_model
 from burnish.stages.batches import Trunks, batches, prepare_trunks
 from burnish.stages.config import RewardConfig
-from burnish.stages.loop import Step, TrainingLoop
+from burnish.stages.loop import TrainingLoop
 from burnish.stages.progress import Progress
 from burnish.stages.reward_evidence import EVALUATION, held_out_evaluation, show_evaluation
 from burnish.stages.run import Run, RunResult
@@ -41,6 +41,7 @@ from burnish.stages.setup import (
     read_data,
     stage_run,
 )
+from burnish.stages.step import Step
 
 
 def train_reward(config: RewardConfig, *, console: Console | None = None) -> RunResult:
@@ -72,7 +73,7 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
                 for member in members:
                     examples = [groups.train[member.sample[i]] for i in step.examples]
                     _member_step(step, member, examples, read, config, share=1.0 / len(members))
-            metrics = {**loop.state["metrics"], **loop.restore_best(), "seconds": loop.state["seconds"]}
+            metrics = loop.conclude()
             resumed_from = loop.resumed_from
         found = None
         if groups.validation:

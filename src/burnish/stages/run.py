@@ -4,7 +4,8 @@ OUT/run.json         the resolved config, versions, and whether the run is finis
 OUT/metrics.jsonl    one line a step, one a validation
 OUT/checkpoints/     the last checkpoints (removed when the run is finished)
 OUT/samples/         what PPO's policy answered at each evaluation
-OUT/best/            the trained weights with the lowest validation loss so far
+OUT/monitor/         what the monitor measured at each look
+OUT/best/            the best trained weights so far: by the validation, and with a guard inside its bounds
 OUT/model/           the finished adapter or model
 """
 
@@ -27,6 +28,8 @@ from burnish.stages.config import TrainConfig
 
 SAMPLES = "samples"
 """Where PPO's evaluations write what the policy answered."""
+MONITOR = "monitor"
+"""Where the monitor writes what it measured."""
 COMPUTED_ONCE = ("reference", "features")
 """What a stage computes of the frozen model before its first step, and keeps for a resume."""
 FREE_FIELDS = {"out", "trackers", "keep_checkpoints", "save_every", "device"}
@@ -92,12 +95,15 @@ class Run:
         steps, metrics = self.record["steps"], self.record["metrics"]
         return RunResult(self.out, self.model, steps, metrics, resumed_from, already_done)
 
-    def start_metrics(self, after_step: int) -> None:
-        """Open metrics.jsonl for appending; lines of steps after `after_step` are of a life that was cut off."""
+    def start_metrics(self, after_step: int, *, looks_again: bool = False) -> None:
+        """Open metrics.jsonl for appending; lines of steps after `after_step` are of a life that was cut off, and so is
+        the monitor's line of that step where it `looks_again`."""
         path = self.out / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) is not None and (_step_of(line) or 0) <= after_step]
+            if looks_again:
+                kept = [line for line in kept if _step_of(line) != after_step or '"monitor/seconds"' not in line]
             atomic_write(path, "".join(line + "\n" for line in kept))
         self._metrics = path.open("a", encoding="utf-8")
 
@@ -117,7 +123,7 @@ class Run:
         """Remove what this call made when it failed before the first checkpoint: a mistyped model leaves no trace."""
         if not self.fresh or _has_progress(self.record, self.out):
             return
-        own = {"run.json", "metrics.jsonl", SAMPLES, *COMPUTED_ONCE}
+        own = {"run.json", "metrics.jsonl", SAMPLES, MONITOR, *COMPUTED_ONCE}
         if all(path.name in own or _is_ours(path.name) for path in self.out.iterdir()):
             shutil.rmtree(self.out, ignore_errors=True)
 

@@ -45,6 +45,7 @@ from burnish.models.lora import (
 from burnish.models.placement import DTYPES, pick_device, pick_dtype
 from burnish.models.roles import Backbone, Role, freeze
 from burnish.stages.config import TrainConfig
+from burnish.stages.monitor import read_suite
 from burnish.stages.run import Run, model_of, open_run
 from burnish.stages.trackers import check_trackers
 
@@ -165,6 +166,7 @@ def read_data(config: TrainConfig, kind: Kind, console: Console) -> tuple[Loaded
             console.print(loaded.summary(), highlight=False, markup=False)
         return loaded
 
+    read_suite(config)  # what the monitor will ask, for its mistakes to be found before a model is loaded
     train = read(config.data, config.limit, config.split)
     held_out = read(config.validation, None, None) if isinstance(config.validation, str) else None
     return train, held_out

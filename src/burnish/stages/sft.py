@@ -13,6 +13,7 @@ from burnish.models.trunk import Trunk, TrunkCache
 from burnish.stages.batches import batches, prepare_trunks
 from burnish.stages.config import SFTConfig
 from burnish.stages.loop import TrainingLoop
+from burnish.stages.monitor import make_monitor
 from burnish.stages.progress import Progress
 from burnish.stages.run import RunResult
 from burnish.stages.setup import encode_data, finish, load_actors, read_data, stage_run
@@ -40,7 +41,9 @@ def train_sft(config: SFTConfig, *, console: Console | None = None) -> RunResult
             return evaluate_sft(policy, groups.validation, config.micro_batch_tokens, trunks.validation)
 
         order = DataOrder(len(groups.train), config.batch_size, config.seed)
-        with TrainingLoop(run, policy.trained(), order, evaluate, Progress("sft", console)) as loop:
+        monitor = make_monitor(config, actors.ground, policy, run, console)
+        progress = Progress("sft", console)
+        with TrainingLoop(run, policy.trained(), order, evaluate, progress, monitor=monitor) as loop:
             for step in loop:
                 examples = [groups.train[i] for i in step.examples]
                 n_tokens = sum(group.loss_tokens for group in examples)
@@ -48,9 +51,9 @@ def train_sft(config: SFTConfig, *, console: Console | None = None) -> RunResult
                     logprobs = response_logprobs(policy, batch, dropout=True)
                     loss = sft_loss(logprobs.token, n_tokens)
                     step.backward(loss, tokens=batch.n_tokens, origins=batch.origins)
-            metrics = {**loop.state["metrics"], **loop.restore_best(), "seconds": loop.state["seconds"]}
+            metrics = loop.conclude()
             resumed_from = loop.resumed_from
-        finish(run, actors, loop.n_steps, metrics, config)
+        finish(run, actors, loop.done, metrics, config)
         return run.result(resumed_from=resumed_from)
 
 
