@@ -20,6 +20,9 @@ def report(
     seed: Whole = 0,
     dtype: Precision = "auto",
     device: str = "auto",
+    topic_judge: str | None = None,
+    lm_eval: str | None = None,
+    lm_eval_path: str | None = None,
 ) -> None:
     """Measure models side by side: what they do (behaviours), what they still can (retention), how long they speak.
 
@@ -43,13 +46,21 @@ def report(
         Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster.
     device
         `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
+    topic_judge
+        The base model that says which conversation makes an answer most likely: a name from the report, or any model.
+        The report's first raw model if not given.
+    lm_eval
+        `TASK` or `TASK,TASK`: tasks of EleutherAI's lm-evaluation-harness (`pip install 'burnish[lm-eval]'`).
+    lm_eval_path
+        A directory with task files of your own for it.
     """
     from burnish.pipeline.report import report as make_report
 
     console = results()
     flags = {"--prompts": prompts, "--sample": sample, "--max-new-tokens": max_new_tokens, "--seed": seed}
+    flags |= {"--topic-judge": topic_judge, "--lm-eval": lm_eval, "--lm-eval-path": lm_eval_path}
     usual = {"--prompts": "starter/evaluation", "--sample": None, "--max-new-tokens": 128, "--seed": 0}
-    said = [word for flag, value in flags.items() if value != usual[flag] for word in (flag, str(value))]
+    said = [word for flag, value in flags.items() if value != usual.get(flag) for word in (flag, str(value))]
     make_report(
         parse_models(models),
         out,
@@ -60,6 +71,9 @@ def report(
         seed=seed,
         dtype=dtype,
         device=device,
+        topic_judge=topic_judge,
+        lm_eval=[task.strip() for task in (lm_eval or "").split(",") if task.strip()],
+        lm_eval_path=lm_eval_path,
         command=shlex.join(["burnish", "report", *models, "--out", str(out), *said]),
         console=console,
     )

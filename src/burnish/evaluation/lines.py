@@ -47,15 +47,16 @@ class Line:
 
     Attributes:
         key: the row's name in `report.json`.
-        group: `behaviours`, `information`, `retention` or `length`.
+        group: `behaviours`, `information`, `retention`, `length`; `topic`, `calibration`, `lm_eval`,
+            `repetition`.
         title: what the tables call it.
         about: on what it is measured.
         rule: how it is counted, in words.
         n: prompts, questions or texts behind each number.
         unit: "rate" for shares, else what is counted.
         higher_is_better: None where neither direction is good in itself.
-        cells: one for each model.
-        changes: one for each model; None for the first.
+        cells: one for each model; None where it could not be measured: an endpoint gives no log-probabilities.
+        changes: one for each model; None for the first, and where there is nothing to compare.
     """
 
     key: str
@@ -66,7 +67,7 @@ class Line:
     n: int
     unit: str
     higher_is_better: bool | None
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell | None, ...]
     changes: tuple[Change | None, ...]
 
 
@@ -88,12 +89,18 @@ def _percent_interval(interval: Interval) -> str:
     return f"{round(100 * interval.low)}\u2013{round(100 * interval.high)}"
 
 
-def _rate_cell(rate: Rate) -> Cell:
+def rate_cell(rate: Rate) -> Cell:
     interval = rate.interval
     return Cell(rate.value, interval.low, interval.high, percent(rate.value), _percent_interval(interval))
 
 
-def _mean_cell(mean: Mean, digits: int) -> Cell:
+def share_cell(mean: Mean) -> Cell:
+    """A mean of shares, in percent."""
+    low, high = mean.interval.low, mean.interval.high
+    return Cell(mean.value, low, high, percent(mean.value), _percent_interval(mean.interval))
+
+
+def mean_cell(mean: Mean, digits: int) -> Cell:
     low, high = mean.interval.low, mean.interval.high
     return Cell(mean.value, low, high, f"{mean.value:.{digits}f}", f"{low:.{digits}f}\u2013{high:.{digits}f}")
 
@@ -105,7 +112,7 @@ def _signed(value: float, digits: int = 1) -> str:
     return f"{'+' if value > 0 else MINUS}{text}"
 
 
-def _change(
+def change_of(
     difference: Difference, scale: float, unit: str, *, digits: int = 1, words: tuple[str, str] = ("better", "worse")
 ) -> Change:
     low, high = scale * difference.interval.low, scale * difference.interval.high
@@ -113,7 +120,7 @@ def _change(
         value=difference.value,
         low=difference.interval.low,
         high=difference.interval.high,
-        text=f"{_signed(scale * difference.value, digits)}{NBSP}{unit}",
+        text=_signed(scale * difference.value, digits) + (f"{NBSP}{unit}" if unit else ""),
         interval=f"{_signed(low, digits)} to {_signed(high, digits)}",
         word={"better": words[0], "worse": words[1]}.get(difference.word, difference.word),
     )
@@ -174,8 +181,8 @@ def _rate_line(
         n=len(outcomes[0]),
         unit="rate",
         higher_is_better=True,
-        cells=tuple(_rate_cell(Rate.of(values)) for values in outcomes),
-        changes=(None, *(_change(change, 100, "points") for change in changes)),
+        cells=tuple(rate_cell(Rate.of(values)) for values in outcomes),
+        changes=(None, *(change_of(change, 100, "points") for change in changes)),
     )
 
 
@@ -235,8 +242,8 @@ def _prose_line(kept: Sequence[Retention]) -> Line:
         n=len(nats[0]),
         unit=f"nats per {unit}",
         higher_is_better=False,
-        cells=tuple(_mean_cell(mean, 2 if same_tokens else 3) for mean in means),
-        changes=(None, *(_change(change, 100, "%") for change in changes)),
+        cells=tuple(mean_cell(mean, 2 if same_tokens else 3) for mean in means),
+        changes=(None, *(change_of(change, 100, "%") for change in changes)),
     )
 
 
@@ -253,6 +260,6 @@ def _length_line(cards: Sequence[Card]) -> Line:
         n=len(lengths[0]),
         unit="tokens",
         higher_is_better=None,
-        cells=tuple(_mean_cell(card.length, 1) for card in cards),
-        changes=(None, *(_change(change, 1, "tokens", words=("longer", "shorter")) for change in changes)),
+        cells=tuple(mean_cell(card.length, 1) for card in cards),
+        changes=(None, *(change_of(change, 1, "tokens", words=("longer", "shorter")) for change in changes)),
     )

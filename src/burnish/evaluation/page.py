@@ -15,8 +15,12 @@ from burnish.evaluation.report import Report, Transcript
 _TEMPLATE = "report.html"
 _GROUPS = (
     ("behaviours", "Behaviours", "How often an answer passes, in percent of the prompts, with its 95 % interval."),
+    ("topic", "Topic", "Whether a base model finds the answer likeliest after its own conversation, and by how much."),
     ("retention", "General ability", "What the model keeps of what it could do before: the alignment tax."),
+    ("calibration", "Calibration", "Whether the model is as often right as its probabilities claim. Lower is better."),
+    ("lm_eval", "lm-evaluation-harness", "Tasks of EleutherAI's harness, on raw text."),
     ("length", "Length", "Whether answers end, and how long they are."),
+    ("repetition", "Turns and repetition", "Whether an answer keeps to its turn, and how much repeats itself."),
 )
 
 
@@ -64,10 +68,11 @@ def interval_bar(line: Line, cell: Cell) -> Markup:
     ).format(left=left, width=max(0.6, right - left), mark=min(98.6, max(0.0, middle - 0.7)))
 
 
-def _scale(unit: str, cells: Sequence[Cell]) -> tuple[float, float]:
+def _scale(unit: str, shown: Sequence[Cell | None]) -> tuple[float, float]:
     """Rates go from 0 to 1; other numbers over what the line holds, with a margin."""
     if unit == "rate":
         return 0.0, 1.0
+    cells = [cell for cell in shown if cell is not None]
     low, high = min(cell.low for cell in cells), max(cell.high for cell in cells)
     margin = 0.15 * (high - low) or 0.5 * abs(high) or 1.0
     return max(0.0, low - margin), high + margin

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from burnish.errors import ConfigError
 from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.evidence_lines import with_evidence
 from burnish.evaluation.format import CONSTRAINTS
 from burnish.evaluation.lines import NBSP, Line, make_lines
 from burnish.evaluation.rows import BEHAVIOUR_NAMES, EvalRow
@@ -70,6 +71,10 @@ class Report:
             "constraint_rules": {name: kind.rule for name, kind in CONSTRAINTS.items()},
             "records": {card.name: [_record_dict(record) for record in card.records] for card in self.cards},
             "retention": {card.name: asdict(card.retention) if card.retention else None for card in self.cards},
+            "calibration": {card.name: asdict(card.calibration) if card.calibration else None for card in self.cards},
+            "topic": {card.name: card.topic.to_dict() if card.topic else None for card in self.cards},
+            "lm_eval": {card.name: [asdict(result) for result in card.harness] for card in self.cards},
+            "kl": {card.name: asdict(card.kl) if card.kl else None for card in self.cards},
         }
 
 
@@ -98,7 +103,7 @@ def build_report(
         raise ConfigError(f"two models have the same name: {', '.join(names)}", where="report", fix="name each apart")
     if any(card.suite != cards[0].suite for card in cards):
         raise ConfigError("the models were not asked the same", where="report", fix="evaluate all of them on one suite")
-    lines = make_lines(cards)
+    lines = with_evidence(make_lines(cards), cards)
     return Report(
         models=tuple(names),
         verdict=_verdict(names, lines),
@@ -140,7 +145,8 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
     """The last model against the first in a sentence or two; of a single model, its rates."""
     behaviours = [line for line in lines if line.group == "behaviours"]
     if len(names) == 1:
-        return f"{names[0]}: " + ", ".join(f"{line.title} {line.cells[0].text}" for line in behaviours) + "."
+        shown = [f"{line.title} {cell.text}" for line in behaviours if (cell := line.cells[0]) is not None]
+        return f"{names[0]}: {', '.join(shown)}."
     by_word: dict[str, list[Line]] = {"better": [], "worse": [], "can't tell": []}
     for line in behaviours:
         if (change := line.changes[-1]) is not None:
@@ -156,7 +162,10 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
         for line in lines
         if line.group == "retention" and (change := line.changes[-1]) is not None
     ]
-    return f"{sentence} General ability: {', '.join(kept)}." if kept else sentence
+    if kept:
+        sentence += f" General ability: {', '.join(kept)}."
+    error = next((line.changes[-1] for line in lines if line.key == "ece"), None)
+    return f"{sentence} Calibration error {error.text} ({error.word})." if error is not None else sentence
 
 
 def _listed(lines: Sequence[Line]) -> str:
@@ -191,6 +200,7 @@ def _made(
         *((f"{s.kind} from", f"{s.name}, {s.n_rows} rows, sha256 {s.sha256[:16]}") for s in suite.sources),
         ("answers", f"greedy, at most {suite.max_new_tokens} new tokens, the same prompts for every model"),
         ("intervals", "95 %: Wilson for rates, bootstrap for means, paired bootstrap for differences (10,000 draws)"),
+        ("other intervals", "pivotal bootstrap for the calibration error, jackknife for distinct 2-grams"),
         ("seed", str(suite.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     )
@@ -227,10 +237,13 @@ def print_report(report: Report, console: Console) -> None:
     arrows = (
         "" if len(report.models) == 1 else f" \u25b2 better, \u25bc worse than {report.models[0]}; no mark: can't tell."
     )
+    if any(cell is None for line in report.lines for cell in line.cells):
+        arrows += " \u2013: not measured (see the page)."
     console.print(Text(f"Each number with its 95 % interval; n prompts, questions or texts.{arrows}", style="dim"))
 
 
 _CELL_WIDTH = 18
+NOT_MEASURED = "\u2013"
 
 
 def _table(report: Report, models: Sequence[int]) -> Table:
@@ -258,6 +271,8 @@ def _terminal_cell(line: Line, model: int) -> Text:
     from rich.text import Text
 
     cell, change = line.cells[model], line.changes[model]
+    if cell is None:
+        return Text(f"{NOT_MEASURED:>5}", "dim")
     text = Text.assemble(f"{cell.text:>5} ", (f"{cell.interval:<11}", "dim"))
     if change is not None and line.group != "information" and change.word in _MARKS:
         text.append(*_MARKS[change.word])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +21,9 @@ from burnish.files import atomic_write
 from burnish.models.config import Precision
 from burnish.models.loading import ModelSource, resolve_model
 from burnish.models.placement import pick_device, pick_dtype
+from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_tokens, with_topic
 from burnish.rollout.responder import ModelResponder
-from burnish.rollout.speakers import Speaker, load_speakers
+from burnish.rollout.speakers import load_speakers
 from burnish.stages.run import model_of
 
 TABLE = "report.txt"
@@ -43,6 +44,9 @@ def report(
     seed: int = 0,
     dtype: Precision = "auto",
     device: str = "auto",
+    topic_judge: str | None = None,
+    lm_eval: Sequence[str] = (),
+    lm_eval_path: str | None = None,
     command: str | None = None,
     console: Console | None = None,
 ) -> Report:
@@ -61,6 +65,10 @@ def report(
         seed: of the sample and the intervals.
         dtype: of weights and activations (see `pick_dtype`).
         device: `auto`, `cpu`, `cuda`, ...
+        topic_judge: a base model, by its name in the report or as any model, that says which conversation makes an
+            answer most likely; the report's first raw model if not given.
+        lm_eval: tasks of EleutherAI's lm-evaluation-harness to ask as well.
+        lm_eval_path: a directory with task files of one's own.
         command: what the report says it was made by.
         console: where progress and the table go; standard error if not given.
 
@@ -79,17 +87,38 @@ def report(
     suite = load_suite(prompts, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
     chosen = pick_device(device)
     computed = pick_dtype(dtype, chosen)
-    cards: dict[str, Card] = {}
-    for names in _by_base(sources):
+    check_harness(lm_eval, lm_eval_path)
+    judge = _judge(topic_judge, models)
+    if judge is not None and judge not in models:
+        resolve_model(model_of(judge))  # a wrong name is told before minutes of work
+
+    def load(names: Sequence[str]) -> dict[str, ModelResponder]:
         speakers = load_speakers(
-            [f"{name}={located[name]}" for name in names],
+            [f"{name}={located.get(name) or model_of(name)}" for name in names],
             dtype=computed,
             device=str(chosen),
             echo=lambda line: console.print(Text(line)),
         )
-        for speaker in speakers:
-            source = sources[speaker.name]
-            cards[speaker.name] = _card(speaker, source, suite, batch_size=batch_size, dtype=computed, console=console)
+        return {speaker.name: ModelResponder(speaker, batch_size=batch_size) for speaker in speakers}
+
+    cards: dict[str, Card] = {}
+    raw: set[str] = set()
+    together: dict[str, ModelResponder] = {}
+    for names in _by_base(sources):
+        together.clear()  # the last base's weights are free before the next one is loaded
+        together |= load(names)
+        for name, responder in together.items():
+            with _Display(name, console) as display:
+                card = _card(responder, sources[name], suite, computed, display)
+                display.show("KL", 0, 1)
+                card = with_kl(card, next(iter(models)), together)
+                cards[name] = with_harness(card, responder, lm_eval, lm_eval_path)
+        raw |= {name for name, responder in together.items() if responder.speaker.is_raw}
+    judge = judge or next((name for name in models if name in raw), None)
+    if judge is not None and judge not in together and suite.topic_rows:
+        together.clear()
+        together |= load([judge])
+    cards = {name: with_topic(card, None if judge is None else together.get(judge)) for name, card in cards.items()}
     made = build_report([cards[name] for name in models], command=command)
     write_report(made, out, replace=True)
     atomic_write(out / TABLE, _as_text(made))
@@ -112,6 +141,11 @@ def check_report_dir(out: Path) -> None:
         )
 
 
+def _judge(wanted: str | None, models: Mapping[str, str]) -> str | None:
+    """The topic judge by its name in the report if it is one of its models, else as it was written."""
+    return next((name for name, model in models.items() if wanted in (name, model)), wanted)
+
+
 def _by_base(sources: Mapping[str, ModelSource]) -> list[list[str]]:
     """Names of models in groups that stand on the same weights, in the order given."""
     groups: dict[str, list[str]] = {}
@@ -120,17 +154,15 @@ def _by_base(sources: Mapping[str, ModelSource]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _card(
-    speaker: Speaker, source: ModelSource, suite: Suite, *, batch_size: int, dtype: torch.dtype, console: Console
-) -> Card:
-    how = "as raw text" if speaker.template is None else "with its chat template"
+def _card(responder: ModelResponder, source: ModelSource, suite: Suite, dtype: torch.dtype, display: _Display) -> Card:
+    how = "as raw text" if responder.speaker.is_raw else "with its chat template"
     about = {"model": str(source), "prompted": f"{how}, {str(dtype).removeprefix('torch.')}"}
-    responder: Any = ModelResponder(speaker, batch_size=batch_size)
-    with _Display(speaker.name, console) as display:
-        try:
-            return evaluate(responder, suite, about=about, progress=display.show)
-        except BurnishError as error:
-            raise type(error)(error.what, where=f"model {speaker.name}, {error.where}", fix=error.fix) from error
+    asked: Any = responder
+    try:
+        card = evaluate(asked, suite, about=about, progress=display.show)
+    except BurnishError as error:
+        raise type(error)(error.what, where=f"model {responder.name}, {error.where}", fix=error.fix) from error
+    return with_tokens(card, "multiple choice and prose", responder.tokens_scored)
 
 
 def _as_text(made: Report) -> str:
