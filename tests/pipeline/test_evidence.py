@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from burnish.errors import ConfigError
-from burnish.evaluation.report import build_report
+from burnish.evaluation.page import render_page
+from burnish.evaluation.report import build_report, print_report
 from burnish.evaluation.suite import Card, evaluate, load_suite
 from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_topic
 from burnish.rollout.responder import ModelResponder
@@ -84,6 +87,11 @@ def test_the_report_has_them_as_lines_and_as_data(
     assert lines["kl"].changes == (None, None)
     assert lines["topic_likeliest"].n == 1
     assert list(lines).index("topic_likeliest") < list(lines).index("multiple_choice") < list(lines).index("ece")
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=80, color_system=None))
+    row = next(row for row in stream.getvalue().splitlines() if row.startswith("KL from start"))
+    assert "\u2013" in row.split(lines["kl"].cells[1].text)[0], "the first model has none, and that is no 0"
+    assert lines["kl"].cells[1].text in render_page(report)
     data = report.to_dict()
     assert data["kl"]["raw"] is None
     assert data["kl"]["moved"]["start"] == "raw"
