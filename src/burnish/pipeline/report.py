@@ -23,7 +23,7 @@ from burnish.models.loading import ModelSource, resolve_model
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_tokens, with_topic
 from burnish.rollout.responder import ModelResponder
-from burnish.rollout.speakers import load_speakers
+from burnish.rollout.speakers import base_key, load_speakers
 from burnish.stages.run import model_of
 
 TABLE = "report.txt"
@@ -150,7 +150,7 @@ def _by_base(sources: Mapping[str, ModelSource]) -> list[list[str]]:
     """Names of models in groups that stand on the same weights, in the order given."""
     groups: dict[str, list[str]] = {}
     for name, source in sources.items():
-        groups.setdefault(str(source.plain), []).append(name)
+        groups.setdefault(base_key(source), []).append(name)
     return list(groups.values())
 
 
