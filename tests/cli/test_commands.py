@@ -96,7 +96,10 @@ def test_sft_dpo_merge_generate_check_and_report(here: Path, burnish: Burnish) -
     models = ["raw=base", "sft=run", "dpo=dpo"]
     result = burnish("report", *models, "--out", "card", "--sample", "7", "--max-new-tokens", "4")
     assert result.code == 0, result.err
-    assert json.loads((here / "card" / "report.json").read_text())["models"] == ["raw", "sft", "dpo"]
+    data = json.loads((here / "card" / "report.json").read_text())
+    assert data["models"] == ["raw", "sft", "dpo"]
+    assert data["kl"]["sft"]["start"] == data["topic"]["dpo"]["judge"] == "raw"
+    assert all(record["nats"] > 0 for record in data["kl"]["dpo"]["records"])
     page = (here / "card" / "report.html").read_text()
     assert "burnish report raw=base" in page
     assert max(map(len, result.out.splitlines())) <= 80

@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from burnish.evaluation.intervals import Rate, bootstrap_mean, paired_difference, wilson
+from burnish.evaluation.intervals import (
+    Drawn,
+    Rate,
+    bootstrap_mean,
+    draw_statistics,
+    jackknife,
+    paired_difference,
+    paired_jackknife,
+    wilson,
+)
 
 Z2 = 3.8414588206941  # the square of the normal's 97.5 % quantile
 
@@ -109,3 +118,56 @@ def test_nonsense_is_refused() -> None:
         bootstrap_mean([float("nan")])
     with pytest.raises(ValueError, match="positive"):
         bootstrap_mean([1.0], weights=[0.0])
+
+
+def test_statistics_on_draws_have_the_intervals_of_the_mean() -> None:
+    values = [1.0, 4.0, 2.5, 8.0, 3.0, 0.5]
+
+    def mean(counts: np.ndarray) -> np.ndarray:
+        return np.asarray(counts @ np.array(values) / counts.sum(1))
+
+    (drawn,) = draw_statistics(6, [mean], seed=5)
+    expected = bootstrap_mean(values, seed=5)
+    found = drawn.mean()
+    assert found.value == pytest.approx(expected.value)
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.interval.low, expected.interval.high))
+    after = [value + 1.0 for value in values]
+    (other,) = draw_statistics(6, [lambda counts: mean(counts) + 1.0], seed=5)
+    change = drawn.change_to(other)
+    paired = paired_difference(values, after, seed=5)
+    assert (change.value, change.interval.low) == pytest.approx((paired.value, paired.interval.low))
+    assert change.word == "can't tell"  # six pairs are too few
+
+
+def test_the_pivotal_interval_is_the_percentiles_mirrored_at_the_value() -> None:
+    drawn = Drawn(3.0, np.linspace(4.0, 8.0, 10_001), 20)  # percentiles 4.1 and 7.9
+    found = drawn.mean(pivotal=True).interval
+    assert (found.low, found.high) == pytest.approx((2 * 3 - 7.9, 2 * 3 - 4.1))
+    same = drawn.mean().interval
+    assert (same.low, same.high) == pytest.approx((4.1, 7.9))
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    """Efron & Tibshirani 1993, ch. 11: of a mean the jackknife's error is s / sqrt(n)."""
+    values = np.array([2.0, 3.0, 7.0, 1.0, 9.0])
+    left_out = [(values.sum() - value) / 4 for value in values]
+    found = jackknife(float(values.mean()), left_out)
+    error = values.std(ddof=1) / np.sqrt(5)
+    assert found.interval.high - found.value == pytest.approx(1.959963984540054 * error)
+    assert found.value - found.interval.low == pytest.approx(1.959963984540054 * error)
+    difference = paired_jackknife((1.0, [1.0] * 5), (float(values.mean()), left_out))
+    assert difference.value == pytest.approx(values.mean() - 1)
+    assert difference.interval.high - difference.value == pytest.approx(1.959963984540054 * error)
+
+
+def test_statistics_that_can_not_be_drawn_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one unit"):
+        draw_statistics(0, [lambda counts: counts.sum(1)])
+    with pytest.raises(ValueError, match="finite"):
+        draw_statistics(3, [lambda counts: np.full(len(counts), np.nan)])
+    with pytest.raises(ValueError, match="at least two"):
+        jackknife(1.0, [1.0])
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_jackknife((1.0, [1.0, 2.0]), (1.0, [1.0, 2.0, 3.0]))
+    with pytest.raises(ValueError, match="equal lengths"):
+        Drawn(1.0, np.zeros(3), 4).change_to(Drawn(1.0, np.zeros(3), 5))

@@ -146,7 +146,7 @@ def test_every_number_is_the_same_in_table_json_and_page(report: Report) -> None
 def test_the_verdict_is_in_words(report: Report) -> None:
     assert report.verdict.replace("\u00a0", " ") == (
         "Compared with raw, dpo is better at 7 of 7 behaviours, worse at none. General ability: multiple choice "
-        "0.0 points (can't tell), nats per token +5.0 % (worse)."
+        "0.0 points (can't tell), nats per token +5.0 % (worse). Calibration error 0.000 (can't tell)."
     )
 
 

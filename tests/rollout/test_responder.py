@@ -7,7 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from burnish.data.examples import Message
+from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import ModelError
+from burnish.models.lora import LoRAConfig, adapter_parameters, inject
 from burnish.models.roles import Backbone
 from burnish.rollout import responder as module
 from burnish.rollout.responder import ModelResponder
@@ -116,3 +118,75 @@ def test_answers_are_greedy_and_counted_without_the_stop_token() -> None:
         assert answer.text == tokenizer.decode(out, skip_special_tokens=True).strip()
         assert (answer.finished, answer.n_tokens) == (finished, len(out) - finished)
     assert responder().name == "raw"
+
+
+def pair(*, add_bos: bool = True, seed: int = 1) -> tuple[ModelResponder, ModelResponder]:
+    """A plain model and an adapter of it that has moved."""
+    tokenizer = tiny_tokenizer(add_bos=add_bos)
+    if not add_bos:
+        tokenizer.bos_token = None
+    model = stock()
+    inject(model, "moved", LoRAConfig(rank=2, targets=["q_proj", "v_proj"]), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapter_parameters(model, "moved").values():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+    backbone = Backbone(model)
+    return (
+        ModelResponder(Speaker.of("raw", backbone.role(), tokenizer)),
+        ModelResponder(Speaker.of("moved", backbone.role("moved"), tokenizer)),
+    )
+
+
+@torch.no_grad()
+def distributions(responder: ModelResponder, ids: list[int]) -> torch.Tensor:
+    """(tokens, V) log-probs of one unpadded text, the output projection in float64."""
+    role = responder.speaker.role
+    batch = collate([PromptGroup((ids[0],), (Response.full(ids[1:]),))])
+    hidden = role.backbone.hidden_states(batch, role.route())[0]
+    weight = role.backbone.model.get_output_embeddings().weight
+    return torch.log_softmax(hidden.double() @ weight.double().T, -1)
+
+
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_kl_is_the_sum_over_the_vocabulary_at_every_scored_position(
+    add_bos: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCORING_TOKENS", 40)  # several micro-batches, out of order
+    start, moved = pair(add_bos=add_bos)
+    texts = [TEXTS[0], TEXTS[2], "hello world, how are you"]
+    found = moved.kl_from(start, texts, max_tokens=10)
+    for text, (nats, count) in zip(texts, found, strict=True):
+        ids = moved.speaker.tokenizer(text)["input_ids"]
+        p, q = distributions(moved, ids)[:-1][:10], distributions(start, ids)[:-1][:10]
+        assert count == min(10, len(ids) - 1) == len(p)
+        assert nats == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-4)
+        assert nats > 0.01
+        reverse = float((q.exp() * (q - p)).sum())
+        assert abs(reverse - nats) > 1e-3, "the other direction is another number"
+
+
+def test_kl_from_itself_is_nothing() -> None:
+    start, moved = pair()
+    assert [nats for nats, _ in start.kl_from(start, TEXTS, max_tokens=9)] == [0.0] * 3
+    assert moved.tokens_scored == 0
+
+
+def test_tokens_that_go_through_a_model_are_counted() -> None:
+    start, moved = pair()
+    ids = moved.speaker.tokenizer(TEXTS[0])["input_ids"]
+    moved.nats([TEXTS[0]])
+    assert moved.tokens_scored == len(ids)
+    moved.kl_from(start, [TEXTS[0]], max_tokens=100)
+    assert (moved.tokens_scored, start.tokens_scored) == (2 * len(ids), len(ids))
+
+
+def test_kl_needs_the_same_tokens() -> None:
+    start, moved = pair()
+    other = ModelResponder(Speaker.of("other", start.speaker.role, tiny_tokenizer(add_bos=False)))
+    with pytest.raises(ModelError, match="different tokens"):
+        moved.kl_from(other, TEXTS, max_tokens=9)
+    wide = ModelResponder(Speaker.of("wide", Backbone(tiny("gemma3", vocab_size=400)).role(), tiny_tokenizer()))
+    with pytest.raises(ModelError, match="different vocabularies"):
+        moved.kl_from(wide, TEXTS, max_tokens=9)
+    with pytest.raises(ModelError, match="at least two tokens"):
+        moved.kl_from(start, [""], max_tokens=9)

@@ -25,6 +25,9 @@ def report(
     seed: Whole = 0,
     dtype: Precision = "auto",
     device: str = "auto",
+    topic_judge: str | None = None,
+    lm_eval: str | None = None,
+    lm_eval_path: str | None = None,
     judge: str | None = None,
     reward: str | None = None,
     baseline: str | None = None,
@@ -56,6 +59,13 @@ def report(
         Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster.
     device
         `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
+    topic_judge
+        The base model that says which conversation makes an answer most likely: a name from the report, or any model.
+        The report's first raw model if not given.
+    lm_eval
+        `TASK` or `TASK,TASK`: tasks of EleutherAI's lm-evaluation-harness (`pip install 'burnish[lm-eval]'`).
+    lm_eval_path
+        A directory with task files of your own for it.
     judge
         An endpoint, `openai:BASE_URL#MODEL`, that compares every model's answers with the baseline's, in both orders.
     reward
@@ -84,11 +94,14 @@ def report(
         "judge": judge,
         "reward": reward,
         "baseline": baseline,
+        "topic_judge": topic_judge,
+        "lm_eval": lm_eval,
+        "lm_eval_path": lm_eval_path,
     }
     make_report(
         parse_models(models),
         out,
-        **given,
+        **{**given, "lm_eval": [task.strip() for task in (lm_eval or "").split(",") if task.strip()]},
         batch_size=batch_size,
         dtype=dtype,
         device=device,

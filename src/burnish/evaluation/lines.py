@@ -48,7 +48,8 @@ class Line:
 
     Attributes:
         key: the row's name in `report.json`.
-        group: `behaviours`, `information`, `retention` or `length`.
+        group: `behaviours`, `information`, `retention`, `length`; `topic`, `calibration`, `lm_eval`,
+            `repetition`.
         title: what the tables call it.
         about: on what it is measured.
         rule: how it is counted, in words.
@@ -94,6 +95,12 @@ def rate_cell(rate: Rate) -> Cell:
     return Cell(rate.value, interval.low, interval.high, percent(rate.value), _percent_interval(interval))
 
 
+def share_cell(mean: Mean) -> Cell:
+    """A mean of shares, in percent."""
+    low, high = mean.interval.low, mean.interval.high
+    return Cell(mean.value, low, high, percent(mean.value), _percent_interval(mean.interval))
+
+
 def mean_cell(mean: Mean, digits: int) -> Cell:
     low, high = mean.interval.low, mean.interval.high
     return Cell(mean.value, low, high, f"{mean.value:.{digits}f}", f"{low:.{digits}f}\u2013{high:.{digits}f}")
@@ -114,7 +121,7 @@ def change_of(
         value=difference.value,
         low=difference.interval.low,
         high=difference.interval.high,
-        text=f"{_signed(scale * difference.value, digits)}{NBSP}{unit}",
+        text=_signed(scale * difference.value, digits) + (f"{NBSP}{unit}" if unit else ""),
         interval=f"{_signed(low, digits)} to {_signed(high, digits)}",
         word={"better": words[0], "worse": words[1]}.get(difference.word, difference.word),
     )

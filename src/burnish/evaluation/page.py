@@ -15,8 +15,12 @@ from burnish.evaluation.report import Report, Transcript
 _TEMPLATE = "report.html"
 _GROUPS = (
     ("behaviours", "Behaviours", "How often an answer passes, in percent of the prompts, with its 95 % interval."),
+    ("topic", "Topic", "Whether a base model finds the answer likeliest after its own conversation, and by how much."),
     ("retention", "General ability", "What the model keeps of what it could do before: the alignment tax."),
+    ("calibration", "Calibration", "Whether the model is as often right as its probabilities claim. Lower is better."),
+    ("lm_eval", "lm-evaluation-harness", "Tasks of EleutherAI's harness, on raw text."),
     ("length", "Length", "Whether answers end, and how long they are."),
+    ("repetition", "Turns and repetition", "Whether an answer keeps to its turn, and how much repeats itself."),
     ("preference", "Preference", "How often a model's answers are preferred to the baseline's."),
     ("cost", "Cost", "What an answer costs: time, tokens and, where prices were given, money."),
 )

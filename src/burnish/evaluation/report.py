@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from burnish.errors import ConfigError
 from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.cost import Price, cost_lines
+from burnish.evaluation.evidence_lines import with_evidence
 from burnish.evaluation.format import CONSTRAINTS
 from burnish.evaluation.lines import NBSP, Line, make_lines
 from burnish.evaluation.preference import Preference, preference_lines
@@ -76,6 +77,10 @@ class Report:
             "constraint_rules": {name: kind.rule for name, kind in CONSTRAINTS.items()},
             "records": {card.name: [_record_dict(record) for record in card.records] for card in self.cards},
             "retention": {card.name: asdict(card.retention) if card.retention else None for card in self.cards},
+            "calibration": {card.name: asdict(card.calibration) if card.calibration else None for card in self.cards},
+            "topic": {card.name: card.topic.to_dict() if card.topic else None for card in self.cards},
+            "lm_eval": {card.name: [asdict(result) for result in card.harness] for card in self.cards},
+            "kl": {card.name: asdict(card.kl) if card.kl else None for card in self.cards},
             "preference": self.preference.to_dict() if self.preference else None,
         }
 
@@ -111,7 +116,7 @@ def build_report(
         raise ConfigError(f"two models have the same name: {', '.join(names)}", where="report", fix="name each apart")
     if any(card.suite != cards[0].suite for card in cards):
         raise ConfigError("the models were not asked the same", where="report", fix="evaluate all of them on one suite")
-    lines = make_lines(cards)
+    lines = with_evidence(make_lines(cards), cards)
     if preference is not None:
         lines += preference_lines(preference, names)
     if prices or any(card.endpoint for card in cards):
@@ -177,7 +182,10 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
         for line in lines
         if line.group == "retention" and (change := line.changes[-1]) is not None
     ]
-    return f"{sentence} General ability: {', '.join(kept)}." if kept else sentence
+    if kept:
+        sentence += f" General ability: {', '.join(kept)}."
+    error = next((line.changes[-1] for line in lines if line.key == "ece"), None)
+    return f"{sentence} Calibration error {error.text} ({error.word})." if error is not None else sentence
 
 
 def _listed(lines: Sequence[Line]) -> str:
@@ -212,6 +220,7 @@ def _made(
         *((f"{s.kind} from", f"{s.name}, {s.n_rows} rows, sha256 {s.sha256[:16]}") for s in suite.sources),
         ("answers", f"greedy, at most {suite.max_new_tokens} new tokens, the same prompts for every model"),
         ("intervals", "95 %: Wilson for rates, bootstrap for means, paired bootstrap for differences (10,000 draws)"),
+        ("other intervals", "pivotal bootstrap for the calibration error, jackknife for distinct 2-grams"),
         ("seed", str(suite.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     )

@@ -1,11 +1,14 @@
-"""What general ability is kept: multiple choice, and how well held-out prose is predicted. Both on raw text, without
-any chat template, so that a raw model and its aligned successors are asked the very same thing."""
+"""What general ability is kept: multiple choice, how well held-out prose is predicted, and how far the distribution has
+moved. All on raw text, without any chat template, so that a raw model and its aligned successors are asked the very
+same thing."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from burnish.errors import ModelError
 from burnish.evaluation.answers import Responder
@@ -20,6 +23,16 @@ CHOICE_RULE = (
 PROSE_RULE = (
     "The sum of -log p over the tokens of the held-out texts, each scored on its own as raw text, divided by the "
     "number of those tokens (lower is better). Models with different tokenizers compare by nats per byte."
+)
+
+KL_TOKENS = 128
+"""Of a text, from its beginning, that the KL divergence is measured at: each costs two whole vocabularies."""
+KL_QUESTIONS = 64
+KL_RULE = (
+    "KL(model || starting model) over the whole vocabulary, exact, at every position that predicts a token of the "
+    f"held-out prose (the first {KL_TOKENS} tokens of each text) and of up to {KL_QUESTIONS} of the multiple-choice "
+    "questions with their right answers, all as raw text; the sum in nats over the number of positions. 0 for a model "
+    "that has not moved. Neither near nor far is good in itself."
 )
 
 
@@ -72,6 +85,44 @@ class Retention:
         return bootstrap_mean([record.nats for record in self.prose], weights=units, seed=self.seed)
 
 
+@dataclass(frozen=True, slots=True)
+class KLRecord:
+    """KL(model || starting model) summed over the positions of one text, in nats, and how many those are."""
+
+    id: str
+    kind: str
+    nats: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KLEvidence:
+    """How far a model has moved from the one called `start`."""
+
+    start: str
+    records: tuple[KLRecord, ...]
+    seed: int
+
+    @property
+    def per_token(self) -> Mean:
+        """All nats over all positions; the interval is a bootstrap over texts."""
+        nats, tokens = [r.nats for r in self.records], [r.tokens for r in self.records]
+        return bootstrap_mean(nats, weights=tokens, seed=self.seed)
+
+
+class Comparable(Protocol):
+    """A model whose whole distribution can be set against another's."""
+
+    @property
+    def name(self) -> str:
+        """What the report calls this model."""
+        ...
+
+    def kl_from(self, start: Any, texts: Sequence[str], *, max_tokens: int) -> list[tuple[float, int]]:
+        """For each raw text the sum of KL(self || start) in nats and the number of positions it is over."""
+        ...
+
+
 def choice_prompt(question: str) -> str:
     """The raw text after which the choices are scored; a choice follows after one space."""
     return f"Question: {question}\nAnswer:"
@@ -109,6 +160,27 @@ def _score_prose(responder: Responder, prose: Sequence[Prose]) -> tuple[ProseRec
         _demand_finite([nats], responder.name, item.id)
         records.append(ProseRecord(item.id, nats, tokens, len(item.text.encode("utf-8"))))
     return tuple(records)
+
+
+def measure_kl(
+    model: Comparable, start: Comparable, choices: Sequence[Choice], prose: Sequence[Prose], *, seed: int = 0
+) -> KLEvidence:
+    """KL(model || start) on the prose and on a fixed sample of the questions with their right answers.
+
+    Raises:
+        ModelError: the two can't be compared, or there is no text.
+    """
+    asked = sorted(choices, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())[:KL_QUESTIONS]
+    texts = [("prose", item.id, item.text) for item in prose]
+    texts += [("question", c.id, f"{choice_prompt(c.question)} {c.choices[c.answer]}") for c in asked]
+    if not texts:
+        raise ModelError("no prose and no questions to measure the KL divergence on", where=model.name)
+    found = model.kl_from(start, [text for _, _, text in texts], max_tokens=KL_TOKENS)
+    records = []
+    for (kind, identity, _), (nats, tokens) in zip(texts, found, strict=True):
+        _demand_finite([nats], model.name, identity)
+        records.append(KLRecord(identity, kind, nats, tokens))
+    return KLEvidence(start.name, tuple(records), seed)
 
 
 def _demand_finite(values: Sequence[float], model: str, item: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from burnish.evaluation.calibration import place_in_bins
 from burnish.evaluation.intervals import Difference, Mean, Rate, bootstrap_mean, paired_difference
 from burnish.evaluation.reward_signals import SignalCorrelation, correlate_signals
 
@@ -38,7 +39,7 @@ class ScoredPair:
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """One row of the reliability table: the pairs whose confidence lies in [low, high), the last with its upper end.
+    """One row of the reliability table: the pairs whose confidence lies in (low, high], the first with its lower end.
 
     `confidence` is their mean confidence and `accuracy` how often the preferred response was the chosen one; both
     None in an empty bin.
@@ -201,7 +202,7 @@ def calibration(
     confidence = np.exp(-np.logaddexp(0.0, -np.abs(margin)))
     right = np.where(margin == 0, 0.5, margin > 0)
     edges = np.linspace(0.5, 1.0, bins + 1)
-    place = np.digitize(confidence, edges[1:-1])
+    place = place_in_bins(confidence, edges)
     table, ece = [], 0.0
     for index in range(bins):
         inside = place == index

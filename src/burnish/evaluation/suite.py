@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from burnish.errors import ConfigError
 from burnish.evaluation.answers import Answerer, Responder, names_gold
 from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.calibration import Calibration, Forecasts, calibration
+from burnish.evaluation.harness_results import HarnessResult
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
-from burnish.evaluation.retention import Retention, measure_retention
+from burnish.evaluation.retention import KLEvidence, Retention, measure_retention
 from burnish.evaluation.rows import (
     BEHAVIOUR_NAMES,
     Choice,
@@ -23,6 +26,7 @@ from burnish.evaluation.rows import (
     load_rows,
     stratified_sample,
 )
+from burnish.evaluation.topic_likelihood import TopicEvidence
 from burnish.rollout.answers import Usage
 
 MAX_NEW_TOKENS = 128
@@ -34,7 +38,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Suite:
-    """What every model is asked: the sampled rows, the retention sets, and where they came from."""
+    """What every model is asked: the sampled rows, the retention sets, and where they came from.
+
+    `topic_rows` are all rows of `topic`, the sample aside: other conversations to set an answer against.
+    """
 
     rows: tuple[EvalRow, ...]
     choices: tuple[Choice, ...]
@@ -43,6 +50,7 @@ class Suite:
     seed: int
     sample: int | None
     max_new_tokens: int
+    topic_rows: tuple[EvalRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,9 @@ class Card:
         retention: multiple choice and prose, or None when the suite has neither, or the model gives no log-probs.
         about: facts about the model for the report (its path, how it was prompted, its size).
         seconds: how long it took.
+        topic: what a base model says of the answers' topics; None where it was not asked.
+        harness: what tasks of lm-evaluation-harness gave, where any were asked for.
+        kl: how far the model has moved from the report's first; None for that one, and where it was not measured.
         endpoint: whether the model stands behind an API, so that what answers cost belongs into the report.
     """
 
@@ -80,7 +91,24 @@ class Card:
     retention: Retention | None
     about: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    topic: TopicEvidence | None = None
+    kl: KLEvidence | None = None
+    harness: tuple[HarnessResult, ...] = ()
     endpoint: bool = False
+
+    @cached_property
+    def forecasts(self) -> Forecasts | None:
+        """The answers to multiple choice with their confidences; None without log-probs."""
+        if self.retention is None or not self.retention.choices:
+            return None
+        return Forecasts.of(
+            [record.logprobs for record in self.retention.choices], [choice.answer for choice in self.suite.choices]
+        )
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What the probabilities of multiple choice are worth; None without log-probs."""
+        return None if self.forecasts is None else calibration(self.forecasts, seed=self.suite.seed)
 
     def of(self, behaviour: str) -> list[Record]:
         """The records of one behaviour."""
@@ -154,6 +182,7 @@ def load_suite(
         seed=seed,
         sample=sample,
         max_new_tokens=max_new_tokens,
+        topic_rows=tuple(row for row in rows if row.behaviour == "topic"),
     )
 
 

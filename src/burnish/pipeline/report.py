@@ -21,6 +21,7 @@ from burnish.evaluation.suite import MAX_NEW_TOKENS, Card, Suite, evaluate, load
 from burnish.files import atomic_write
 from burnish.models.config import Precision
 from burnish.models.placement import pick_device, pick_dtype
+from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_tokens, with_topic
 from burnish.pipeline.preference import check_preference, compare
 from burnish.pipeline.responders import Asking, Group, check_models, make_groups
 from burnish.pipeline.training import training_of
@@ -47,6 +48,9 @@ def report(
     seed: int = 0,
     dtype: Precision = "auto",
     device: str = "auto",
+    topic_judge: str | None = None,
+    lm_eval: Sequence[str] = (),
+    lm_eval_path: str | None = None,
     judge: str | None = None,
     reward: str | None = None,
     baseline: str | None = None,
@@ -74,6 +78,10 @@ def report(
         seed: of the sample and the intervals.
         dtype: of weights and activations (see `pick_dtype`).
         device: `auto`, `cpu`, `cuda`, ...
+        topic_judge: a base model, by its name in the report or as any model, that says which conversation makes an
+            answer most likely; the report's first raw model if not given.
+        lm_eval: tasks of EleutherAI's lm-evaluation-harness to ask as well.
+        lm_eval_path: a directory with task files of one's own.
         judge: an endpoint that compares every model's answers with the baseline's, in both orders.
         reward: a reward model (its run's directory) that scores all answers.
         baseline: the model that judge and reward model compare the others with; the first if not given.
@@ -98,8 +106,26 @@ def report(
     judging, scoring = check_preference(list(models), judge=judge, reward=reward, baseline=baseline)
     priced = make_prices(prices, list(models))
     suite = load_suite(prompts, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
+    check_harness(lm_eval, lm_eval_path)
+    topic_judge = _named(topic_judge, models)
+    if topic_judge is not None and topic_judge not in models:
+        check_models({topic_judge: topic_judge})  # a wrong name is told before minutes of work
     asking = _asking(dtype, device, batch_size, EndpointSettings(concurrency, timeout), cache, console)
-    ordered = _cards(models, suite, asking, console)
+    cards: dict[str, Card] = {}
+    local: dict[str, CachedResponder] = {}
+    for group in make_groups(models, asking, [row.id for row in suite.rows]):
+        together = {name: one for name, one in group.responders.items() if isinstance(one, CachedResponder)}
+        local |= together
+        for name in group.responders:
+            card = _card(name, group, suite, asking, console)
+            if name in together:
+                card = with_tokens(card, "multiple choice and prose", together[name].tokens_scored)
+            card = with_kl(card, next(iter(models)), together)
+            if lm_eval and name in together:
+                card = with_harness(card, together[name].model, lm_eval, lm_eval_path)
+            cards[name] = card
+    reader = _reader(topic_judge, models, local, asking)
+    ordered = [with_topic(cards[name], reader) for name in models]
     preference = None
     if judging is not None or scoring is not None:
         with _Display("preference", console) as display:
@@ -134,6 +160,25 @@ def check_report_dir(out: Path) -> None:
         )
 
 
+def _named(wanted: str | None, models: Mapping[str, str]) -> str | None:
+    """The topic judge by its name in the report if it is one of its models, else as it was written."""
+    return next((name for name, model in models.items() if wanted in (name, model)), wanted)
+
+
+def _reader(
+    wanted: str | None, models: Mapping[str, str], local: Mapping[str, CachedResponder], asking: Asking
+) -> CachedResponder | None:
+    """The base model that judges topics: the one that was named, else the report's first raw one."""
+    name = wanted or next((name for name in models if name in local and local[name].is_raw), None)
+    if name is None or name in local:
+        return None if name is None else local[name]
+    (group,) = make_groups({name: name}, asking)
+    found = group.responders[name]
+    if not isinstance(found, CachedResponder):
+        raise ConfigError("an endpoint gives no log-probabilities", where="topic_judge", fix="name a local model")
+    return found
+
+
 def _asking(
     dtype: Precision, device: str, batch_size: int, endpoint: EndpointSettings, cache: bool, console: Console
 ) -> Asking:
@@ -143,16 +188,6 @@ def _asking(
     place = pick_device(device)
     kept = ResponseCache.usual(echo=echo) if cache else ResponseCache(None)
     return Asking(pick_dtype(dtype, place), place, batch_size, endpoint, kept, echo)
-
-
-def _cards(models: Mapping[str, str], suite: Suite, asking: Asking, console: Console) -> list[Card]:
-    cards: dict[str, Card] = {}
-    groups = make_groups(models, asking, [row.id for row in suite.rows])
-    while groups:
-        group = groups.pop(0)  # what it loaded is let go before the next one loads
-        for name in group.responders:
-            cards[name] = _card(name, group, suite, asking, console)
-    return [cards[name] for name in models]
 
 
 def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console) -> Card:

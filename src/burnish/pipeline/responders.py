@@ -16,7 +16,7 @@ from burnish.rollout.endpoint import Endpoint, EndpointSettings, is_endpoint
 from burnish.rollout.remote import EndpointResponder
 from burnish.rollout.responder import ModelResponder
 from burnish.rollout.response_cache import ResponseCache
-from burnish.rollout.speakers import Speaker, load_speakers
+from burnish.rollout.speakers import Speaker, base_key, load_speakers
 from burnish.stages.run import model_of
 
 _CODE = "burnish.rollout.responder:ModelResponder"
@@ -87,7 +87,7 @@ def make_groups(models: Mapping[str, str], asking: Asking, prompts: Sequence[str
     by_base: dict[str, list[str]] = {}
     local = {name: source for name, source in found.items() if isinstance(source, ModelSource)}
     for name, source in local.items():
-        by_base.setdefault(str(source.plain), []).append(name)
+        by_base.setdefault(base_key(source), []).append(name)
     for names in by_base.values():
         located = {name: model_of(models[name]) for name in names}
         groups.append(_local_group(located, {name: local[name] for name in names}, asking))

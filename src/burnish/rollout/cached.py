@@ -108,6 +108,24 @@ class CachedResponder:
         keys = [[self.identity, "continuations", prompt, list(texts)] for prompt, texts in items]
         return self.cache.filled(keys, compute)
 
+    @property
+    def tokens_scored(self) -> int:
+        """Tokens that scoring has put through the model; none for what was on the disk."""
+        return self._model.tokens_scored if self._model is not None else 0
+
+    def kl_from(self, start: CachedResponder, texts: Sequence[str], *, max_tokens: int) -> list[tuple[float, int]]:
+        """The sums of KL(self || start) in nats over the texts' positions; see `ModelResponder.kl_from`."""
+
+        def compute(missing: list[int], keep: Keep) -> None:
+            asked = [texts[i] for i in missing]
+            for place, value in zip(
+                missing, self.model.kl_from(start.model, asked, max_tokens=max_tokens), strict=True
+            ):
+                keep(place, list(value))
+
+        keys = [[self.identity, "kl", start.identity, text, max_tokens] for text in texts]
+        return [(float(nats), int(count)) for nats, count in self.cache.filled(keys, compute)]
+
 
 def _answer(value: dict[str, object]) -> Answer:
     usage = value["usage"]

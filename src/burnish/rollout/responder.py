@@ -10,7 +10,8 @@ from burnish.data.batching import micro_batches
 from burnish.data.examples import Message
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import ModelError
-from burnish.models.roles import response_logprobs
+from burnish.models.roles import hidden_of, response_logprobs
+from burnish.ops.logprobs import token_kl
 from burnish.rollout.answers import Answer
 from burnish.rollout.sampler import SamplingParams
 from burnish.rollout.speakers import Speaker
@@ -25,10 +26,14 @@ class ModelResponder:
     Args:
         speaker: who answers. A raw one gets the last user message as plain text.
         batch_size: conversations answered at a time.
+
+    Attributes:
+        tokens_scored: tokens that scoring has put through this model so far, padding not counted.
     """
 
     def __init__(self, speaker: Speaker, *, batch_size: int = 32) -> None:
         self.speaker, self.batch_size = speaker, batch_size
+        self.tokens_scored = 0
 
     @property
     def name(self) -> str:
@@ -85,6 +90,46 @@ class ModelResponder:
         groups = [self._choices(index, prompt, texts) for index, (prompt, texts) in enumerate(items)]
         return self._score(groups)
 
+    @torch.no_grad()
+    def kl_from(self, start: ModelResponder, texts: Sequence[str], *, max_tokens: int) -> list[tuple[float, int]]:
+        """For each raw text the sum of KL(self || start) in nats over the vocabulary, and the number of positions.
+
+        The positions are those that predict a token which `nats` would score, up to `max_tokens` of them from the
+        text's beginning (and within the first piece of a text longer than the context). Two roles of one backbone are
+        computed in one pass.
+
+        Raises:
+            ModelError: the two don't read the same tokens, or need different layouts; or a text is too short.
+        """
+        ours, theirs = self.speaker.role, start.speaker.role
+        layout = ours.backbone.layout
+        if layout != theirs.backbone.layout or ours.backbone.vocabulary != theirs.backbone.vocabulary:
+            raise ModelError(f"{self.name} and {start.name} have different vocabularies or layouts")
+        groups: list[PromptGroup] = []
+        for index, text in enumerate(texts):
+            pieces = self._pieces(text)
+            if pieces != start._pieces(text):
+                raise ModelError(f"{self.name} and {start.name} cut text into different tokens", where=f"text {index}")
+            if not pieces:
+                raise ModelError("a text needs at least two tokens", where=f"text {index}: {text[:60]!r}")
+            given, rest = pieces[0]
+            groups.append(PromptGroup((given,), (Response.full(rest[:max_tokens]),), index=index))
+        found = [(0.0, 0)] * len(texts)
+        for part in micro_batches(groups, tokens=SCORING_TOKENS, layout=layout):
+            batch = collate(part, layout=layout).to(ours.backbone.device)
+            self.tokens_scored += batch.n_tokens
+            start.tokens_scored += batch.n_tokens
+            own, other = (
+                hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predictors)
+                for hidden in hidden_of([ours, theirs], batch)
+            )
+            kl = token_kl(own, other, ours.head(), theirs.head())
+            sums = torch.zeros(len(part), dtype=torch.float64, device=kl.device)
+            sums.index_add_(0, batch.response_of, kl.double())
+            for group, nats in zip(part, sums.tolist(), strict=True):
+                found[group.index] = (nats, len(group.responses[0].ids))
+        return found
+
     def _pieces(self, text: str) -> list[tuple[int, list[int]]]:
         """A text as (given token, scored tokens), cut to the model's context."""
         ids = self._ids(text)
@@ -120,6 +165,7 @@ class ModelResponder:
         found: list[list[float]] = [[] for _ in groups]
         for part in micro_batches(groups, tokens=SCORING_TOKENS, layout=layout):
             batch = collate(part, layout=layout).to(role.backbone.device)
+            self.tokens_scored += batch.n_tokens
             sums = iter(response_logprobs(role, batch).summed().tolist())
             for group in part:
                 found[place[id(group)]] = [next(sums) for _ in group.responses]

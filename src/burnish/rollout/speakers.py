@@ -189,15 +189,15 @@ def load_speakers(
     bases: dict[str, tuple[LoadedModel, Backbone]] = {}
     speakers = []
     for number, ((name, _), source) in enumerate(zip(named, sources, strict=True)):
-        if _base_key(source) in bases:
-            loaded, backbone = bases[_base_key(source)]
+        if base_key(source) in bases:
+            loaded, backbone = bases[base_key(source)]
             tokenizer = _tokenizer_of(source, loaded)
         else:
             loaded = load_model(source, dtype=dtype, device=device, echo=echo)
             for notice in loaded.notices:
                 echo(f"{name}: {notice}")
             source, tokenizer, backbone = loaded.source, loaded.tokenizer, Backbone(loaded.model)
-            bases[_base_key(source)] = (loaded, backbone)
+            bases[base_key(source)] = (loaded, backbone)
         speakers.append(Speaker.of(name, _role_of(source, backbone, f"speaker-{number}"), tokenizer, template=template))
     return speakers
 
@@ -209,7 +209,8 @@ def _split_name(model: str) -> tuple[str, str]:
     return model, model
 
 
-def _base_key(source: ModelSource) -> str:
+def base_key(source: ModelSource) -> str:
+    """The same for models on the same weights, however their directory is written."""
     plain = source.plain
     return str(plain.path.resolve()) if plain.path is not None else f"{plain.kind}:{plain.id}@{plain.revision}"
 

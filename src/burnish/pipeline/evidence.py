@@ -1,0 +1,108 @@
+"""What a card can't measure alone: the KL divergence needs a second model in memory, the topic a judge of all answers.
+
+Nothing here fails a report: what can't be measured is left out of the card, and its reason stands among the facts about
+the model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from burnish.errors import BurnishError, ConfigError
+from burnish.evaluation.retention import measure_kl
+from burnish.evaluation.suite import Card
+from burnish.evaluation.topic_likelihood import measure_topic
+from burnish.rollout.cached import CachedResponder
+from burnish.rollout.responder import ModelResponder
+
+Scoring = ModelResponder | CachedResponder
+"""A local model, with or without the cache before it."""
+NO_JUDGE = "no raw model is in the report to judge the answers; name one with --topic-judge"
+
+
+def with_note(card: Card, what: str, why: str) -> Card:
+    """The card with a fact added."""
+    return replace(card, about={**card.about, what: why})
+
+
+def with_tokens(card: Card, part: str, tokens: int) -> Card:
+    """The card with the tokens that scoring took for one of its parts."""
+    before = card.about.get("tokens scored")
+    told = f"{tokens:,} for {part}"
+    return with_note(card, "tokens scored", f"{before}, {told}" if before else told)
+
+
+def with_kl(card: Card, start: str, together: Mapping[str, Scoring]) -> Card:
+    """The card with KL(model || start), where both are in memory together.
+
+    Args:
+        card: the model's.
+        start: the name of the model that the others are compared with.
+        together: who is in memory, by name.
+    """
+    if card.name == start or not (card.suite.choices or card.suite.prose):
+        return card
+    if start not in together:
+        why = f"not measured: it is no adapter of {start}'s weights, and one base at a time is in memory"
+        return with_note(card, "KL from start", why)
+    model, suite = together[card.name], card.suite
+    before = model.tokens_scored
+    try:
+        found = measure_kl(model, together[start], suite.choices, suite.prose, seed=suite.seed)
+    except BurnishError as error:
+        return with_note(card, "KL from start", f"not measured: {error}")
+    tokens = model.tokens_scored - before
+    return with_tokens(replace(card, kl=found), f"KL (through {start} as well)", tokens)
+
+
+def check_harness(tasks: Sequence[str], path: str | None) -> None:
+    """Refuse tasks that can't be asked before any model is loaded.
+
+    Raises:
+        ConfigError: lm-eval is not installed, or the directory with task files is not there.
+    """
+    if path is not None and not (tasks and Path(path).is_dir()):
+        what = "no such directory" if tasks else "task files without tasks"
+        raise ConfigError(
+            f"{what}: {path}", where="--lm-eval-path", fix="name tasks with --lm-eval, and their directory"
+        )
+    if tasks and importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("lm-eval is not installed", where="--lm-eval", fix="pip install 'burnish[lm-eval]'")
+
+
+def with_harness(card: Card, model: ModelResponder, tasks: Sequence[str], path: str | None) -> Card:
+    """The card with what tasks of lm-evaluation-harness give.
+
+    Raises:
+        ConfigError: an unknown task, or one whose data can't be loaded.
+    """
+    if not tasks:
+        return card
+    from burnish.evaluation.lm_harness import run_tasks
+
+    before = model.tokens_scored
+    found = run_tasks(model, tasks, path)
+    return with_tokens(replace(card, harness=found), "lm-eval", model.tokens_scored - before)
+
+
+def with_topic(card: Card, judge: Scoring | None) -> Card:
+    """The card with what a base model says of its answers' topics.
+
+    Args:
+        card: the model's, with its answers.
+        judge: the base model, if there is one.
+    """
+    answers = [(record.row, record.text) for record in card.of("topic")]
+    if not answers:
+        return card
+    if judge is None:
+        return with_note(card, "topic likelihood", f"not measured: {NO_JUDGE}")
+    before = judge.tokens_scored
+    try:
+        found = measure_topic(judge, answers, card.suite.topic_rows, seed=card.suite.seed)
+    except BurnishError as error:
+        return with_note(card, "topic likelihood", f"not measured: {error}")
+    return with_tokens(replace(card, topic=found), f"topic (through {judge.name})", judge.tokens_scored - before)

@@ -1,0 +1,127 @@
+"""What a card gets from a second model: measured where it can be, said why where it can't."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from burnish.errors import ConfigError
+from burnish.evaluation.page import render_page
+from burnish.evaluation.report import build_report, print_report
+from burnish.evaluation.suite import Card, evaluate, load_suite
+from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_topic
+from burnish.rollout.responder import ModelResponder
+from burnish.rollout.speakers import Speaker
+from tests.evaluation.made import CHOICES, PROSE, ROWS, write_lines
+from tests.models.families import tiny_tokenizer
+from tests.rollout.test_responder import pair
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Card], dict[str, ModelResponder]]:
+    """Two cards of a tiny model and an adapter on it, and who is in memory."""
+    tmp_path = tmp_path_factory.mktemp("suite")
+    other = {**ROWS[-1], "id": "t2", "messages": [{"role": "user", "content": "hello, what is a question?"}]}
+    suite = load_suite(
+        write_lines(tmp_path / "rows.jsonl", [*ROWS, other]),
+        choices=write_lines(tmp_path / "choices.jsonl", CHOICES),
+        prose=write_lines(tmp_path / "prose.jsonl", PROSE),
+        sample=7,
+        max_new_tokens=4,
+    )
+    raw, moved = pair()
+    return {one.name: evaluate(one, suite) for one in (raw, moved)}, {"raw": raw, "moved": moved}
+
+
+def test_kl_is_measured_from_the_first_model(measured: tuple[dict[str, Card], dict[str, ModelResponder]]) -> None:
+    cards, together = measured
+    card = with_kl(cards["moved"], "raw", together)
+    assert card.kl is not None
+    assert [(record.kind, record.id) for record in card.kl.records[:2]] == [("prose", "p1"), ("prose", "p2")]
+    assert {record.id for record in card.kl.records[2:]} == {"m1", "m2"}
+    nats, tokens = sum(r.nats for r in card.kl.records), sum(r.tokens for r in card.kl.records)
+    assert card.kl.per_token.value == pytest.approx(nats / tokens)
+    assert card.kl.per_token.value > 0.01
+    assert f"{tokens + len(card.kl.records):,} for KL (through raw as well)" in card.about["tokens scored"]
+    assert with_kl(cards["raw"], "raw", together) is cards["raw"], "the first has none: it is where the others start"
+
+
+def test_kl_that_can_not_be_measured_says_why(measured: tuple[dict[str, Card], dict[str, ModelResponder]]) -> None:
+    cards, together = measured
+    alone = with_kl(cards["moved"], "raw", {"moved": together["moved"]})
+    assert alone.kl is None
+    assert alone.about["KL from start"].startswith("not measured: it is no adapter of raw's weights")
+    role = together["raw"].speaker.role
+    other = ModelResponder(Speaker.of("raw", role, tiny_tokenizer(add_bos=False)))
+    unlike = with_kl(cards["moved"], "raw", {**together, "raw": other})
+    assert unlike.kl is None
+    assert "different tokens" in unlike.about["KL from start"]
+
+
+def test_the_topic_is_judged_by_the_base_model_against_all_rows_of_the_file(
+    measured: tuple[dict[str, Card], dict[str, ModelResponder]],
+) -> None:
+    cards, together = measured
+    found = with_topic(cards["moved"], together["raw"])
+    assert [record.row.id for record in cards["moved"].of("topic")] == ["t1"]  # the sample
+    assert found.topic is not None
+    assert found.topic.records[0].contexts == ("t2",)
+    assert "for topic (through raw)" in found.about["tokens scored"]
+    unjudged = with_topic(cards["moved"], None)
+    assert unjudged.topic is None
+    assert "--topic-judge" in unjudged.about["topic likelihood"]
+
+
+def test_the_report_has_them_as_lines_and_as_data(
+    measured: tuple[dict[str, Card], dict[str, ModelResponder]],
+) -> None:
+    cards, together = measured
+    whole = [with_topic(with_kl(card, "raw", together), together["raw"]) for card in cards.values()]
+    report = build_report(whole)
+    lines = {line.key: line for line in report.lines}
+    assert [cell is None for cell in lines["kl"].cells] == [True, False]
+    assert lines["kl"].changes == (None, None)
+    assert lines["topic_likeliest"].n == 1
+    assert list(lines).index("topic_likeliest") < list(lines).index("multiple_choice") < list(lines).index("ece")
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=80, color_system=None))
+    row = next(row for row in stream.getvalue().splitlines() if row.startswith("KL from start"))
+    assert "\u2013" in row.split(lines["kl"].cells[1].text)[0], "the first model has none, and that is no 0"
+    assert lines["kl"].cells[1].text in render_page(report)
+    data = report.to_dict()
+    assert data["kl"]["raw"] is None
+    assert data["kl"]["moved"]["start"] == "raw"
+    assert data["topic"]["moved"]["by_turns"][0]["n"] == 1
+    assert sum(row["n"] for row in data["calibration"]["raw"]["bins"]) == 2
+    assert data["calibration"]["moved"]["curve"][-1]["coverage"] == 1.0
+
+
+def test_a_model_without_log_probs_has_no_cells_and_no_zeros(
+    measured: tuple[dict[str, Card], dict[str, ModelResponder]],
+) -> None:
+    cards, _ = measured
+    endpoint = replace(cards["moved"], name="api", retention=None)
+    assert endpoint.calibration is None
+    lines = {line.key: line for line in build_report([endpoint]).lines}
+    assert not {"ece", "brier", "aurc", "kl", "topic_likeliest", "topic_pmi"} & set(lines)
+    assert {"own_turn", "repetition", "longest_repeat", "distinct_2"} <= set(lines)
+
+
+def test_tasks_of_the_harness_are_checked_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: tuple[dict[str, Card], dict[str, ModelResponder]]
+) -> None:
+    check_harness([], None)
+    cards, together = measured
+    assert with_harness(cards["raw"], together["raw"], [], None) is cards["raw"]
+    with pytest.raises(ConfigError, match="no such directory"):
+        check_harness(["own"], str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="without tasks"):
+        check_harness([], str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="not installed") as caught:
+        check_harness(["own"], None)
+    assert "burnish[lm-eval]" in str(caught.value)
