@@ -182,10 +182,12 @@ def turns_away(found: list[str], prompt: str) -> str | None:
     """
     if not prompt or _FACTS.search(plain(prompt)) or any(LACKS_KNOWLEDGE.search(sentence) for sentence in found):
         return None
-    weak = () if ASKS_FOR_TEXT.search(plain(prompt)) else ((_NAMES_A_DAMAGE, keeps_safe),)
+    ways = [(_NAMES_THE_WRONG, _is_no_answer), (_WILL_NOT, keeps_safe)]
+    if not ASKS_FOR_TEXT.search(plain(prompt)):
+        ways.append((_NAMES_A_DAMAGE, keeps_safe))
     for place, sentence in enumerate(found[:_LOOKED_AT]):
         others = [other for i, other in enumerate(found) if i != place]
-        for pattern, fits in ((_NAMES_THE_WRONG, _is_no_answer), (_WILL_NOT, keeps_safe), *weak):
+        for pattern, fits in ways:
             match = pattern.search(sentence)
             if match is None or (_INSTRUCTS.match(sentence) and not SAFE.search(sentence)):
                 continue
