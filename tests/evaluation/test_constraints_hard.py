@@ -185,7 +185,6 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ),
         ({"code": "en"}, "Paris", True),
         ({"code": "en"}, "123", False),
-        ({"code": "xx"}, "Paris", False),
     ],
     "capital_words": [
         ({"at_least": 3}, "I saw an X-RAY of the HDMI-plug and \u00c9T\u00c9!", True),

@@ -292,6 +292,8 @@ def test_every_constraint_has_cases_both_ways_and_a_rule() -> None:
         ([{"type": "occurs", "word": "bee"}], "needs 'at_least' or 'at_most'"),
         ([{"type": "letters", "letter": "e", "at_least": 3, "at_most": 2}], "at_least is more than at_most"),
         ([{"type": "letters", "letter": "e", "at_least": 0}], "not usable"),
+        ([{"type": "language", "code": "english"}], "none of the known languages"),
+        ([{"type": "upper", "language": "xx"}], "none of the known languages"),
         ([{"type": "letters", "letter": "e", "at_most": -1}], "not usable"),
         ([], "non-empty list"),
         ({}, "non-empty list"),

@@ -34,12 +34,12 @@ FAILURES = {
 }
 CHECK_FIELDS = {
     "answers": {"gold"},
-    "answerable": {"gold"},
+    "answerable": {"gold", "category"},
     "format": {"checks"},
     "topic": {"topic", "off"},
-    "harm": set(),
-    "lookalike": set(),
-    "abstain": set(),
+    "harm": {"category"},
+    "lookalike": {"category"},
+    "abstain": {"category"},
 }
 
 

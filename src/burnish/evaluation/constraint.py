@@ -2,8 +2,8 @@
 
 A constraint type is a function of the answer and of typed keyword arguments. Its signature is the schema of a check
 in an evaluation row (`{"type": "bullets", "n": 3}`), its docstring is the rule that the report prints. It returns None
-when the text meets it, or in a few words why not. The types are in `constraints_shape.py` and `constraints_words.py`;
-importing `format.py` registers them all.
+when the text meets it, or in a few words why not; on arguments that make no sense it raises ValueError. The types are
+in `constraints_shape.py` and `constraints_words.py`; importing `format.py` registers them all.
 """
 
 from __future__ import annotations
@@ -41,10 +41,19 @@ class ConstraintType:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A constraint type with its arguments, as it stands in an evaluation row."""
+    """A constraint type with its arguments, as it stands in an evaluation row.
+
+    `said_as` is what the data calls it where that is not our type's name (IFEval's instruction ids).
+    """
 
     kind: ConstraintType
     arguments: Mapping[str, Any]
+    said_as: str = ""
+
+    @property
+    def label(self) -> str:
+        """What reports count it under."""
+        return self.said_as or self.kind.name
 
     def failure(self, text: str) -> str | None:
         """Why `text` does not meet the constraint, or None when it does."""
@@ -143,6 +152,10 @@ def parse_constraint(check: Any, *, where: str) -> Constraint:
             raise DataError(f"{name}: {key}={value!r} is not usable", where=where, fix=takes)
     if given.get("at_least", 0) > given.get("at_most", float("inf")):
         raise DataError(f"{name}: at_least is more than at_most", where=where, fix="no answer could meet it")
+    try:
+        kind.check("a", **given)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}", where=where, fix=takes) from None
     return Constraint(kind, given)
 
 

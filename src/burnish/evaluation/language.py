@@ -67,10 +67,10 @@ def in_language(text: str, code: str) -> str | None:
     """None when the text is in the language `code`, or too short to tell and in its script; else what it seems to be.
 
     Raises:
-        KeyError: `code` is not among `LANGUAGES`.
+        ValueError: `code` is not among `LANGUAGES`.
     """
     if code not in LANGUAGES:
-        raise KeyError(code)
+        raise ValueError(f"{code!r} is none of the known languages: {', '.join(sorted(LANGUAGES))}")
     scripts = _scripts(text)
     if not scripts:
         return "no letters"

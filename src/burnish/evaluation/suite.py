@@ -11,6 +11,7 @@ from burnish.errors import ConfigError
 from burnish.evaluation.answers import Answerer, Responder, names_gold
 from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
+from burnish.evaluation.public_sets import load_prompts, load_questions
 from burnish.evaluation.retention import Retention, measure_retention
 from burnish.evaluation.rows import (
     BEHAVIOUR_NAMES,
@@ -18,9 +19,7 @@ from burnish.evaluation.rows import (
     EvalRow,
     Prose,
     Source,
-    load_choices,
     load_prose,
-    load_rows,
     stratified_sample,
 )
 from burnish.rollout.answers import Usage
@@ -123,7 +122,8 @@ def load_suite(
     """Read and check everything that a card needs, and take the sample.
 
     Args:
-        evaluation: a JSON Lines file of evaluation rows, or `starter/evaluation`.
+        evaluation: evaluation rows (a JSON Lines file or a directory of them), `starter/evaluation`, or a public set
+            (`public_sets.py`).
         choices: the same for multiple choice; None leaves it out.
         prose: the same for held-out prose; None leaves it out.
         sample: how many evaluation rows to take (see `stratified_sample`); None takes all.
@@ -136,12 +136,12 @@ def load_suite(
     """
     if max_new_tokens < 1:
         raise ConfigError(f"must be at least 1, got {max_new_tokens}", where="max_new_tokens", fix="e.g. 128")
-    rows, source = load_rows(evaluation)
+    rows, source = load_prompts(evaluation)
     sources = [source]
     asked: list[Choice] = []
     texts: list[Prose] = []
     if choices is not None:
-        asked, source = load_choices(choices)
+        asked, source = load_questions(choices)
         sources.append(source)
     if prose is not None:
         texts, source = load_prose(prose)
