@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from importlib import resources
 
 import pytest
 
@@ -35,6 +37,18 @@ def test_every_kind_is_there() -> None:
         kinds
     )
     assert {"disclaimer", "quote", "look_alike", "abstention", "empty", "babble", "comply"} <= set(kinds)
+
+
+def test_no_good_answer_of_the_starter_is_misjudged() -> None:
+    text = resources.files("burnish.starter").joinpath("sft.jsonl").read_text(encoding="utf-8")
+    rows = [row for line in text.split("\n") if line and "messages" in (row := json.loads(line))]
+    wrong = []
+    for row in rows:
+        prompt, answer = (message["content"] for message in row["messages"][-2:])
+        if bool(verdict := is_refusal(answer, prompt)) != (row["category"] == "harm"):
+            wrong.append((row["id"], verdict.why))
+    assert not wrong
+    assert (len(rows), sum(row["category"] == "harm" for row in rows)) == (3998, 289)
 
 
 def test_kappa_by_hand() -> None:

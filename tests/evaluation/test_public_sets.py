@@ -14,7 +14,7 @@ from burnish.evaluation.answers import Answer
 from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.format import CONSTRAINTS
 from burnish.evaluation.ifeval import INSTRUCTIONS
-from burnish.evaluation.public_sets import load_prompts, load_questions
+from burnish.evaluation.public_sets import PROMPTS, QUESTIONS, load_prompts, load_questions
 from tests.evaluation.made import write_lines
 
 # The instruction ids of IFEval's registry, each with arguments and an answer that follows it and one that does not.
@@ -333,3 +333,20 @@ def test_the_example_suite_is_whole() -> None:
         "answers",
     }
     assert all(c.kind.name in CONSTRAINTS for row in rows for c in row.constraints)
+
+
+def test_the_page_on_suites_names_every_type_behaviour_and_format() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/suites.md").read_text(encoding="utf-8")
+    for name, kind in CONSTRAINTS.items():
+        row = next(
+            (line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1]), ""
+        )
+        assert row, name
+        assert {argument for argument in kind.arguments if f"`{argument}`" not in row} == set(), name
+    for name in (*BEHAVIOURS, *PROMPTS, *QUESTIONS):
+        assert f"`{name}`" in page, name
+
+
+def test_a_format_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="mmlu holds no prompts"):
+        load_prompts(f"mmlu:{tmp_path / 'x.csv'}")

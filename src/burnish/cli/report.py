@@ -131,7 +131,7 @@ def parse_prices(pairs: Sequence[str]) -> dict[str, tuple[float, float]]:
     return prices
 
 
-_USUAL = {"prompts": "starter/evaluation", "max_new_tokens": 128, "seed": 0}
+_USUAL = {"prompts": "starter/evaluation", "choices": "starter/mcq", "max_new_tokens": 128, "seed": 0}
 
 
 def _said(given: Mapping[str, Any]) -> list[str]:

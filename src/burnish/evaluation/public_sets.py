@@ -284,13 +284,23 @@ def load_questions(data: str | Path = "starter/mcq") -> tuple[list[Choice], Sour
     return _load("multiple choice", data, QUESTIONS, load_choices)
 
 
+def split_format(data: str) -> tuple[str | None, str]:
+    """`ifeval:path` to the format that is said and the path; a path that exists as it stands is one."""
+    name, colon, path = data.partition(":")
+    if colon and (name in PROMPTS or name in QUESTIONS) and not Path(data).exists():
+        return name, path
+    return None, data
+
+
 def _load(
     kind: str,
     data: str | Path,
     formats: Mapping[str, Format[Row]],
     own: Callable[[str | Path], tuple[list[Row], Source]],
 ) -> tuple[list[Row], Source]:
-    said, path = _split(str(data), formats)
+    said, path = split_format(str(data))
+    if said is not None and said not in formats:
+        raise DataError(f"{said} holds no {kind}", where=str(data), fix=f"formats of {kind}: {', '.join(formats)}")
     files = _files_of(path)
     name = said or _detect(files, formats)
     if name is None:
@@ -319,14 +329,6 @@ def _rows_of(wanted: Format[Row], name: str, content: bytes) -> Iterator[Row]:
         row = wanted.parse(record, number, where)
         if row is not None:
             yield row
-
-
-def _split(data: str, formats: Mapping[str, Format[Row]]) -> tuple[str | None, str]:
-    """`ifeval:path` to its two parts; a path that exists as it stands is one."""
-    name, colon, path = data.partition(":")
-    if colon and name in formats and not Path(data).exists():
-        return name, path
-    return None, data
 
 
 def _files_of(path: str) -> list[Path]:
