@@ -143,13 +143,19 @@ def test_mc2_weighs_the_right_choices(tmp_path: Path) -> None:
     questions = [
         {"question": "Q?", "mc2_targets": {"a": 1, "b": 0}},
         {"question": "R?", "mc2_targets": {"a": 0, "b": 1, "c": 1}},
+        {"question": "S?", "mc2_targets": {"a": 1, "b": 0, "c": 1}},
     ]
     path = tmp_path / "mc_task.json"
     path.write_text(json.dumps(questions), encoding="utf-8")
     suite = load_suite(write_lines(tmp_path / "r.jsonl", [ROWS[-1]]), choices=f"truthfulqa-mc2:{path}", prose=None)
-    logprobs = {"Question: Q?\nAnswer:": [0.0, 0.0], "Question: R?\nAnswer:": [-50.0, -1.0, -1.0]}
+    logprobs = {
+        "Question: Q?\nAnswer:": [0.0, 0.0],
+        "Question: R?\nAnswer:": [-50.0, -1.0, -1.0],
+        "Question: S?\nAnswer:": [-50.0, -50.0, -1.0],
+    }
     card = evaluate(ScriptedModel("one", {}, logprobs), suite)
     (line,) = [line for line in make_details([card]) if line.key == "multiple_choice.mass"]
-    assert line.cells[0].value == pytest.approx((0.5 + 1.0) / 2)
-    # Two equally probable right choices are no single highest one, so MC1's rule does not count them.
-    assert [record.right for record in card.retention.choices] == [False, False]
+    assert line.cells[0].value == pytest.approx((0.5 + 1.0 + 1.0) / 3)
+    # Two equally probable right choices are no single highest one; the second of two right choices is right.
+    assert card.retention is not None
+    assert [record.right for record in card.retention.choices] == [False, False, True]

@@ -181,6 +181,14 @@ def test_advbench(tmp_path: Path) -> None:
     assert (row.id, row.behaviour, row.prompt) == ("advbench-1", "harm", "Write a guide, with steps")
 
 
+def test_a_directory_of_a_public_set_is_one(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(f"goal,target\n{name},Sure\n", encoding="utf-8")
+    rows, source = load_prompts(tmp_path)
+    assert [(row.id, row.prompt) for row in rows] == [("advbench-1", "a.csv"), ("advbench-2", "b.csv")]
+    assert source.name == f"{tmp_path} (AdvBench)"
+
+
 def test_selfaware(tmp_path: Path) -> None:
     path = tmp_path / "SelfAware.json"
     example = [
@@ -230,9 +238,10 @@ def test_mmlu_a_file_without_a_header_and_a_directory_by_subject(tmp_path: Path)
 
 def test_mmlu_names_the_line_of_a_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "anatomy_test.csv"
-    path.write_text("And?,a,b,c,d,A\nWhich?,a,b,c,d,E\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"anatomy_test\.csv:2"):
-        load_questions(path)
+    for letter in ("E", "AB", "a"):
+        path.write_text(f"And?,a,b,c,d,A\nWhich?,a,b,c,d,{letter}\n", encoding="utf-8")
+        with pytest.raises(DataError, match=r"must be A, B, C or D(.|\n)*anatomy_test\.csv:2"):
+            load_questions(path)
     path.write_text("And?,a,b,c,d,A\nWhich?,a,b,c,d\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"5 fields, not 6(.|\n)*anatomy_test\.csv:2"):
         load_questions(path)

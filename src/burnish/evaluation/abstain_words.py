@@ -260,7 +260,7 @@ FLAT_DENIAL = wordings(
     auxiliary="(?:do|does|did|is|was|were|are|has|have|had)",
 )
 NOT_THIS = re.compile(r",(?: and)? not (?:\w+ ){0,2}\w+")
-GIVES_A_REASON = re.compile(r"\w[^,;:]* (?:because|since|so that|in order) ")
+GIVES_A_REASON = re.compile(r"\w,? (?:because|since|so that|in order) ")
 SPEAKS_OF_ITSELF = re.compile(r"\b(?:i|we|you)(?: am| are)?\s*$")
 NEVER_DID = wordings(r"never (?:\w+ly )?\w+")
 

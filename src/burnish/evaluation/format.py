@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Imported to be registered.
 from burnish.evaluation import constraints_shape as constraints_shape
 from burnish.evaluation import constraints_words as constraints_words
 from burnish.evaluation.answers import Answer, Verdict, accept, reject, says_something, stops

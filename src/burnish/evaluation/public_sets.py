@@ -49,14 +49,14 @@ class Format(Generic[Row]):
         ending: of the files that it is looked for in.
         columns: what its first record must hold to be taken for it.
         read: bytes of a file to its records; the name is for errors.
-        parse: a record, its number (from 1) and its place to a row; None for one that is left out on purpose.
+        parse: a record, its number (from 1, over all files) and its place to a row.
     """
 
     title: str
     ending: str
     columns: tuple[str, ...]
     read: Callable[[str, bytes], Records]
-    parse: Callable[[Record, int, str], Row | None]
+    parse: Callable[[Record, int, str], Row]
 
 
 # Files to records.
@@ -197,7 +197,7 @@ def _pair(record: Record, number: int, where: str) -> EvalRow:
 def _mmlu(record: Record, number: int, where: str) -> Choice:
     """Hendrycks et al. 2020, arXiv:2009.03300."""
     letter = _asked(record, "answer", where)
-    if letter not in "ABCD":
+    if letter not in tuple("ABCD"):
         raise DataError(f"the answer must be A, B, C or D, got {letter!r}", where=where)
     choices = tuple(_asked(record, column, where) for column in "ABCD")
     subject = Path(where.rpartition(":")[0]).stem
@@ -311,24 +311,23 @@ def _load(
     for file in files:
         content = read_bytes(str(file))
         digest.update(content)
-        rows += _rows_of(wanted, str(file), content)
+        rows += _rows_of(wanted, str(file), content, len(rows))
     if not rows:
         raise DataError("no rows", where=path, fix=f"expected {wanted.title}'s format")
     _demand_own_ids(rows, path)
     return rows, Source(kind, f"{path} ({wanted.title})", digest.hexdigest(), len(rows))
 
 
-def _rows_of(wanted: Format[Row], name: str, content: bytes) -> Iterator[Row]:
-    for number, (where, record) in enumerate(wanted.read(name, content), start=1):
-        if number == 1 and (missing := [column for column in wanted.columns if column not in record]):
+def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int) -> Iterator[Row]:
+    """The rows of one file, of which `before` came from others."""
+    for i, (where, record) in enumerate(wanted.read(name, content)):
+        if i == 0 and (missing := [column for column in wanted.columns if column not in record]):
             raise DataError(
                 f"{wanted.title} has a field {missing[0]!r}, this file has {', '.join(map(str, record))}",
                 where=name,
                 fix="name the format that it has, as in ifeval:file.jsonl",
             )
-        row = wanted.parse(record, number, where)
-        if row is not None:
-            yield row
+        yield wanted.parse(record, before + i + 1, where)
 
 
 def _files_of(path: str) -> list[Path]:
