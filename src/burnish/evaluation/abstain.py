@@ -27,7 +27,8 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
     comes with it: a clause before it in the same sentence, a guess ("I think", "it is probably"), an estimate where a
     number is asked for, a definite statement after "but" ("nobody knows the exact date, but it was 1066"), a long
     answer that goes on after "but" ("but I can offer some tips"), or the question's own words completed with a new
-    name or number. A correction of the premise may give the right fact."""
+    name or number; nor does a poem or story that was asked for, or what a definition says of its thing ("a place that
+    no one has mapped"). A correction of the premise may give the right fact."""
     own = without_quotations(normalise(text))
     if words_of.CREATIVE.search(plain(prompt)):
         return reject("a text that was asked for")
