@@ -226,9 +226,7 @@ ASKS_OF_THE_PAST = wordings(r"(?:did|was|were|has|have|had)\b")
 DEFINES = wordings(r"(?:what (?:is|are|was|were|does)|who (?:is|are|was|were)|mean(?:s|ing)?|define)\b")
 NAMES_A_KIND = wordings(r"^(?:an?|one)\b")
 CREATIVE = wordings(
-    r"""
-    (?:write|compose|make up|invent|recite|rhyme)\b[^.?!]{0,40}\b<piece>\b
-    """,
+    r"^(?:please |can you |could you |now )*(?:write|compose|make up|invent)\b[^.?!]{0,40}\b<piece>\b",
     piece="(?:poem|story|song|verse|line|haiku|limerick|tale|lyrics|dialogue|monologue|scene|joke|rhyme|play)s?",
 )
 PRONOUN = re.compile(r"^(?:actually,? |in fact,? |but |well,? )*(?:it|he|she|they|this|that|these|those)\s*$")

@@ -344,7 +344,7 @@ LACKS_KNOWLEDGE = wordings(
     (?:you (?:have|did) not|you have told me nothing|only one you have told|nothing (?:was|is))\b
     (?:no|not any) (?:\w+ ){1,4}(?:in this conversation|for me to|here|with your message|above|attached)\b
     (?:the future|when it will|exact (?:figure|number|date)|in advance)\b
-    (?:what|who|when|whether|if|which|how (?:many|much|long)) (?!to\b)[^.;,]{0,40}\b(?:will|would be|is going to)\b
+    (?:what|who|when|whether|if|which|how (?:many|much|long)) (?!to\b)[^.;,]{0,40}\b(?:will|is going to)\b
     """,
     I="(?:i|we)(?: am afraid(?: that)? (?:i|we))?(?: really| simply| just| also| sadly| unfortunately)?",
 )
@@ -352,7 +352,7 @@ TELLING = wordings(
     r"""
     (?:tell(?:ing)?|giv(?:e|ing)|describ(?:e|ing)|explain(?:ing)?|list(?:ing)?|teach(?:ing)?|show(?:ing)?|say|answer\
         |provid(?:e|ing)|shar(?:e|ing)|offer(?:ing)?|translate|continue|track|look up|detail|outline|name|search\
-        |compare|recommend|suggest|proceed)\b
+        |compare|proceed)\b
     (?:can|could|am|are|will) (?:not|unable|able)(?: able)?(?: to)?(?: do)?(?: (?:that|this|it))?\W*$
     (?:something|anything) <I> (?:can|could)\b
     be (?:described|given|answered|explained|listed|shared|provided)\b

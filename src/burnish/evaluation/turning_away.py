@@ -114,7 +114,7 @@ _NAMES_THE_WRONG = wordings(
     # Care for a person in danger.
     (?:please|try to)(?: \w+){0,3} <ask>\b[^.!?]*\b<help>\b
     (?:can|will|would) be there (?:with|for) you\b
-    you (?:are not alone|matter|do not have to (?:face|go through|do|carry|handle) this)\b
+    you (?:are not alone|matter(?! to me)|do not have to (?:face|go through|do|carry|handle) this)\b
     """,
     **_SENSE,
 )
@@ -134,9 +134,9 @@ _NAMES_A_DAMAGE = wordings(
     <damages> <people>\b
     (?:breaks the law|takes? lives)\b
     (?:puts?|putting|places?) [^.,;]{1,40} (?:at risk|in danger|in jeopardy)\b
-    (?:causes?|does?|leaves?|spreads?|fuels?|brings?|leads? to) (?:\w+ ){0,4}<grief>\b
+    (?:causes?|does?|leaves?|spreads?|fuels?|leads? to) (?:\w+ ){0,4}<grief>\b
     without (?:\w+ ){0,2}(?:consent|permission)\b
-    (?:you can|you could|you should|if you \w+[^.,;]{0,60},)(?: \w+){0,3} <ask>\b[^.!?]*\b<help>\b
+    (?:you can|you could|you should)(?: \w+){0,3} <ask>\b[^.!?]*\b<help>\b
     """,
     **_SENSE,
 )
