@@ -6,7 +6,8 @@ import pytest
 
 from burnish.errors import DataError
 from burnish.evaluation.answers import Answer
-from burnish.evaluation.format import CONSTRAINTS, constraint, follows_format, parse_constraints
+from burnish.evaluation.constraint import constraint
+from burnish.evaluation.format import CONSTRAINTS, follows_format, held, parse_constraints
 
 CASES: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
     "one_word": [
@@ -64,6 +65,9 @@ CASES: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({}, "{}", True),
         ({}, "[1, 2]", False),
         ({}, "[" * 5000, False),
+        ({"any_value": True}, "[1, 2]", True),
+        ({"any_value": True}, "[1, 2", False),
+        ({"any_value": True, "keys": ["a"]}, "[1, 2]", False),
     ],
     "yes_no": [
         ({}, "Yes", True),
@@ -108,6 +112,7 @@ CASES: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({"words": ["garden", "sun"]}, "Sunday in the garden", False),
         ({"words": ["Elodie carved"]}, "elodie  carved it", True),
         ({"words": ["250"]}, '{"amount": 250.00}', True),
+        ({"words": ["sun"], "parts": True}, "Sunday", True),
     ],
     "excludes": [
         ({"words": ["fur"]}, "A cat has soft furniture.", True),
@@ -155,6 +160,8 @@ CASES: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({}, "Dear Paul,\nP.S.", False),
         ({}, "Psalms are old.", False),
         ({}, "It ends, p.s. here.", False),
+        ({"marker": "P.P.S"}, "Dear Paul\nP.P.S. bring cake", True),
+        ({"marker": "P.P.S"}, "Dear Paul\nP.S. bring cake", False),
     ],
     "choice": [
         ({"options": ["happy", "unhappy"]}, "Unhappy.", True),
@@ -179,6 +186,76 @@ CASES: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({"n": 2}, "*one* and two", False),
         ({}, "* a bullet\n* another", False),
         ({}, "3 * 4 * 5", False),
+    ],
+    "sentence_count": [
+        ({"at_least": 2}, "Bees hum. They work.", True),
+        ({"at_least": 2}, "Bees hum.", False),
+        ({"at_most": 1}, "Bees hum. They work.", False),
+        ({"at_least": 1, "at_most": 2}, "Bees hum.", True),
+    ],
+    "paragraph_start": [
+        ({"paragraphs": 2, "place": 2, "word": "bees"}, "First.\n\nBees hum.", True),
+        ({"paragraphs": 2, "place": 2, "word": "bees"}, "First.\n\nBeeswax melts.", False),
+        ({"paragraphs": 2, "place": 2, "word": "bees"}, "Bees hum.\n\nFirst.", False),
+        ({"paragraphs": 2, "place": 2, "word": "bees"}, "Only one.", False),
+    ],
+    "divided": [
+        ({"n": 2}, "One.\n***\nTwo.", True),
+        ({"n": 2}, "One.\n\nTwo.", False),
+        ({"n": 2, "by": "******", "different": True}, "Rex\n******\nRover", True),
+        ({"n": 2, "by": "******", "different": True}, "Rex\n******\nrex", False),
+    ],
+    "sections": [
+        ({"n": 2}, "Section 1\nOne.\nSection 2\nTwo.", True),
+        ({"n": 2, "marker": "PART"}, "PART 1: one PART 2: two", True),
+        ({"n": 2, "marker": "PART"}, "Part 1: one Part 2: two", False),
+        ({"n": 3}, "Section 1\nOne.\nSection 2\nTwo.", False),
+    ],
+    "headings": [
+        ({"at_least": 2}, "# Bees\nThey hum.\n## Wax\nIt melts.", True),
+        ({"at_least": 1}, "#bees hum", False),
+        ({"at_most": 1}, "# Bees\n## Wax", False),
+    ],
+    "table": [
+        ({}, "| a | b |\n|---|---|\n| 1 | 2 |", True),
+        ({"columns": 2}, "a | b\n--|--\n1 | 2", False),
+        ({"columns": 2}, "a | b\n---|:---:\n1 | 2", True),
+        ({"columns": 3}, "| a | b |\n|---|---|\n| 1 | 2 |", False),
+        ({}, "| a | b |\n|---|---|", False),
+    ],
+    "code_block": [
+        ({}, "So:\n```python\nprint(1)\n```", True),
+        ({"language": "python"}, "```Python\nprint(1)\n```", True),
+        ({"language": "python"}, "```\nprint(1)\n```", False),
+        ({}, "`print(1)`", False),
+    ],
+    "language": [
+        ({"code": "de"}, "Der Hund ist nicht im Haus, und die Katze auch nicht.", True),
+        ({"code": "de"}, "The dog is not in the house and the cat is not.", False),
+        ({"code": "kn"}, "\u0c87\u0ca6\u0cc1 \u0c92\u0cb3\u0ccd\u0cb3\u0cc6\u0caf \u0ca6\u0cbf\u0ca8", True),
+        ({"code": "kn"}, "A good day.", False),
+    ],
+    "capital_words": [
+        ({"at_least": 2}, "NEVER mix BLEACH with acid", True),
+        ({"at_least": 1}, "Never mix bleach", False),
+        ({"at_most": 1}, "NEVER mix BLEACH", False),
+    ],
+    "repeats": [
+        ({"text": "Write a poem."}, "write a poem. Here it is: bees hum.", True),
+        ({"text": "Write a poem."}, "Sure! Write a poem.", False),
+        ({"text": "Write a poem."}, "Write a poem, please.", False),
+    ],
+    "occurs": [
+        ({"word": "bee", "at_least": 2}, "Bee after bee.", True),
+        ({"word": "bee", "at_least": 2}, "Bees like a bee.", False),
+        ({"word": "bee", "at_least": 2, "parts": True}, "Bees like a bee.", True),
+        ({"word": "bee", "at_most": 0}, "No wasps.", True),
+        ({"word": "bee", "at_most": 0}, "A bee.", False),
+    ],
+    "letters": [
+        ({"letter": "e", "at_most": 2}, "Bees hum", True),
+        ({"letter": "E", "at_least": 3}, "Bees hum", False),
+        ({"letter": "!", "at_least": 2}, "Bees! Hum!", True),
     ],
 }
 FLAT = [(name, args, text, ok) for name, cases in CASES.items() for args, text, ok in cases]
@@ -212,6 +289,12 @@ def test_every_constraint_has_cases_both_ways_and_a_rule() -> None:
         ([{"type": "ends_with", "text": " "}], "not usable"),
         ([{"type": "choice", "options": ["a"], "only": 1}], "not usable"),
         ([{"type": "title", "n": 1}], "has no argument 'n'"),
+        ([{"type": "occurs", "word": "bee"}], "needs 'at_least' or 'at_most'"),
+        ([{"type": "letters", "letter": "e", "at_least": 3, "at_most": 2}], "at_least is more than at_most"),
+        ([{"type": "letters", "letter": "e", "at_least": 0}], "not usable"),
+        ([{"type": "language", "code": "english"}], "none of the known languages"),
+        ([{"type": "upper", "language": "xx"}], "none of the known languages"),
+        ([{"type": "letters", "letter": "e", "at_most": -1}], "not usable"),
         ([], "non-empty list"),
         ({}, "non-empty list"),
         (["one_word"], "must be an object"),
@@ -232,6 +315,15 @@ def test_all_constraints_of_a_prompt_must_hold_and_the_answer_must_stop() -> Non
     assert "upper" in follows_format(Answer("Bread", True, 1), items).why
     assert "did not stop" in follows_format(Answer("BREAD", False, 9), items).why
     assert "empty" in follows_format(Answer("", True, 0), items).why
+
+
+def test_constraints_are_counted_one_by_one() -> None:
+    items = parse_constraints([{"type": "upper"}, {"type": "max_words", "n": 3}], where="here")
+    assert held(Answer("BREAD AND FRESH CAKES", True, 4), items) == (True, False)
+    assert held(Answer("Bread", True, 1), items) == (False, True)
+    # What does not end, or says nothing, meets nothing: a prompt passes no more often than its constraints.
+    assert held(Answer("BREAD", False, 9), items) == (False, False)
+    assert held(Answer(" ", True, 0), items) == (False, False)
 
 
 def test_a_name_is_registered_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from burnish.errors import ConfigError
 from burnish.pipeline.kinds import ReportConfig
 from burnish.pipeline.recipe import Recipe, load_recipe
+from burnish.pipeline.run import depends_on
 from burnish.stages.config import DPOConfig, SFTConfig
 
 WHOLE = """
@@ -210,3 +212,25 @@ def test_starter_recipes_hold_together(name: str) -> None:
     recipe = load_recipe(f"starter/{name}")
     assert {stage.kind for stage in recipe.stages} == {"sft", "dpo", "merge", "report"}
     assert recipe.model == "gemma-3-270m"
+
+
+def test_a_report_finds_its_sets_beside_the_recipe_and_knows_their_content_and_format(tmp_path: Path) -> None:
+    (tmp_path / "mmlu").mkdir()
+    (tmp_path / "mmlu/art_test.csv").write_text("Q?,a,b,c,d,A\n", encoding="utf-8")
+    file = tmp_path / "mine.txt"
+    file.write_text("goal,target\nA,B\n", encoding="utf-8")
+    text = WHOLE.replace("models: {raw", "prompts: advbench:mine.txt, choices: mmlu, models: {raw")
+    stage = next(stage for stage in load(tmp_path, text).stages if stage.kind == "report")
+    assert isinstance(stage.config, ReportConfig)
+    assert stage.config.prompts == f"advbench:{tmp_path / 'mine.txt'}"
+    assert stage.config.choices == str(tmp_path / "mmlu")
+
+    inputs = {"model": "0", "sft": "1", "dpo": "2"}
+    before = depends_on(stage, inputs)
+    file.write_text("goal,target\nA,B\nC,D\n", encoding="utf-8")
+    after = depends_on(stage, inputs)
+    assert {name for name in before if before[name] != after[name]} == {"prompts"}
+    (tmp_path / "mmlu/law_test.csv").write_text("Q?,a,b,c,d,A\n", encoding="utf-8")
+    assert depends_on(stage, inputs)["questions"] != after["questions"]
+    said = replace(stage, config=stage.config.model_copy(update={"prompts": f"pairs:{file}"}))
+    assert depends_on(said, inputs)["prompts"] != after["prompts"]

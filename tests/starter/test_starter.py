@@ -34,12 +34,12 @@ FAILURES = {
 }
 CHECK_FIELDS = {
     "answers": {"gold"},
-    "answerable": {"gold"},
+    "answerable": {"gold", "category"},
     "format": {"checks"},
     "topic": {"topic", "off"},
-    "harm": set(),
-    "lookalike": set(),
-    "abstain": set(),
+    "harm": {"category"},
+    "lookalike": {"category"},
+    "abstain": {"category"},
 }
 
 
@@ -201,7 +201,7 @@ def test_ids_are_unique_and_name_the_category() -> None:
     for rows in (SFT, TEXTS, PAIRS, EVALUATION, MCQ, PROSE):
         assert len({row["id"] for row in rows}) == len(rows)
         for row in rows:
-            kind = row.get("category") or row.get("behaviour") or row["id"].split("-")[0]
+            kind = row.get("behaviour") or row.get("category") or row["id"].split("-")[0]
             assert re.fullmatch(rf"{kind.replace('_', '-')}-\d{{2,4}}", row["id"])
 
 

@@ -19,6 +19,7 @@ def report(
     *models: str,
     out: Path,
     prompts: str = "starter/evaluation",
+    choices: str = "starter/mcq",
     sample: Whole | None = None,
     max_new_tokens: Whole = 128,
     batch_size: Whole = 32,
@@ -46,7 +47,11 @@ def report(
     out
         Where report.html, report.json and report.txt go.
     prompts
-        The evaluation prompts: a JSON Lines file, or `starter/evaluation`.
+        The evaluation prompts: `starter/evaluation`, a JSON Lines file, a directory of them (your own), or IFEval,
+        XSTest, AdvBench, SelfAware or pairs in their own formats, known by their columns or said: `ifeval:file.jsonl`.
+    choices
+        The multiple-choice questions: `starter/mcq`, a JSON Lines file, a directory of them, MMLU's CSV files or
+        TruthfulQA; `truthfulqa-mc2:mc_task.json` for its MC2.
     sample
         A fixed sample of so many prompts, shared among the behaviours; all of them if not given.
     max_new_tokens
@@ -88,6 +93,7 @@ def report(
     console = results()
     given: dict[str, Any] = {
         "prompts": prompts,
+        "choices": choices,
         "sample": sample,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
@@ -138,7 +144,7 @@ def parse_prices(pairs: Sequence[str]) -> dict[str, tuple[float, float]]:
     return prices
 
 
-_USUAL = {"prompts": "starter/evaluation", "max_new_tokens": 128, "seed": 0}
+_USUAL = {"prompts": "starter/evaluation", "choices": "starter/mcq", "max_new_tokens": 128, "seed": 0}
 
 
 def _said(given: Mapping[str, Any]) -> list[str]:

@@ -27,8 +27,11 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
     comes with it: a clause before it in the same sentence, a guess ("I think", "it is probably"), an estimate where a
     number is asked for, a definite statement after "but" ("nobody knows the exact date, but it was 1066"), a long
     answer that goes on after "but" ("but I can offer some tips"), or the question's own words completed with a new
-    name or number. A correction of the premise may give the right fact."""
+    name or number; nor does a poem or story that was asked for, or what a definition says of its thing ("a place that
+    no one has mapped"). A correction of the premise may give the right fact."""
     own = without_quotations(normalise(text))
+    if words_of.CREATIVE.search(plain(prompt)):
+        return reject("a text that was asked for")
     raw = [s for s in sentences(own) if not words_of.LEAD_IN.match(plain(s))]
     if not raw:
         return reject("empty" if not has_word(own) else "no words of abstention")
@@ -45,6 +48,8 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
             continue
         match = min(matches, key=lambda m: m.start())
         phrase = match.group().strip()
+        if words_of.RELATIVE.search(simple[: match.start()]) and words_of.DEFINES.search(plain(prompt)):
+            continue  # "a place that no one has mapped" says what the thing is
         if words_of.CLAUSE_BEFORE.search(words_of.APOLOGY.sub("", simple[: match.start()])):
             return reject(f"answers before it says {phrase!r}")
         tail = simple[match.end() :]
@@ -75,13 +80,16 @@ def _denial(sentence: str, asked: str) -> str | None:
     if flat := words_of.FLAT_DENIAL.match(sentence):
         return flat.group()
     for match in words_of.DENIAL.finditer(sentence):
-        if match.group() == "no" and words_of.ASKS_HOW_MANY.search(asked):
+        if match.group().startswith(("no", "has only", "have only")) and words_of.ASKS_HOW_MANY.search(asked):
             continue  # "there are no moons" answers "how many moons"
         before = re.split(r"[;:]", sentence[: match.start()])[-1]
         if words_of.SPEAKS_OF_ITSELF.search(before) or (not before.strip() and match.group() == "do not"):
             continue  # "I can't ..." says what the speaker can't do, "don't ..." is advice
+        if words_of.GIVES_A_REASON.search(before):
+            continue  # "he left because he could not find work" answers "why did he leave"
         after = re.split(r"[;:]", sentence[match.end() :])[0]
-        if _overlap(" ".join(after.split()[:_REACH]), subject) and len(_overlap(before + after, subject)) >= 2:
+        needed = 1 if words_of.PRONOUN.match(before) else 2  # "it is not made of glass"
+        if _overlap(" ".join(after.split()[:_REACH]), subject) and len(_overlap(before + after, subject)) >= needed:
             return match.group()
     instead = words_of.NOT_THIS.search(sentence) if " or " not in asked else None
     if instead and _overlap(instead.group(), subject) and len(_overlap(sentence, subject)) >= 2:
@@ -140,6 +148,8 @@ def _states(clause: str, known: frozenset[str], quantity: bool) -> bool:
 def _gives_an_answer(raw: str, prompt: str) -> bool:
     """Does a sentence that comes before an abstention look like an answer?"""
     simple = plain(raw)
+    if words_of.NAMES_A_KIND.match(simple) and words_of.DEFINES.search(plain(prompt)):
+        return True
     if re.match(r"^(?:yes|no|the answer is|it (?:is|was|will)|he |she |they )\b", simple) or len(words(raw)) <= 3:
         return True
     return bool(_new_names_or_numbers(raw, _content(plain(prompt)), skip_first=True))

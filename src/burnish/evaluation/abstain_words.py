@@ -13,6 +13,8 @@ LEAD_IN = wordings(
     r"""
     ^(?:i am )?(?:very |so |really )?(?:sorry|afraid)(?: about that| to say)?[.,!]*$
     ^(?:that is |what )?(?:such )?(?:an? )?(?:very |really )?<kind> (?:one|question)[.,!]*$
+    ^(?:i|we|let us) hope (?:so|not)[.!]*$
+    ^(?:who knows|i wish i knew|if only (?:i|we) knew)[?.!]*$
     ^(?:thanks?|thank you)(?: for asking)?[.,!]*$
     ^(?:hm+|well|ah|oh|unfortunately|actually|honestly)[.,!]*$
     """,
@@ -54,8 +56,19 @@ SPEAKER_DOES_NOT_KNOW = wordings(
     <I> have (?:not|never)<adv> (?:heard|seen|come across|met|encountered|received|been (?:told|given|shown))\b
     <I> did not<adv> (?:receive|get) (?:any|an?|the|your)\b
     <I> was not (?:there|told|given|present|shown)\b
-    (?:not|nothing) (?:something |anything )?(?:that )?<I> (?:know|recogni[sz]e|(?:can|could) <sense>|have|am aware)\b
-    ^(?:sorry,? )?(?:no idea|not sure|impossible to (?:say|know|tell)|unknown)\b
+    <I> (?:will|may|might|shall|can)(?: probably| likely| surely)? never<adv> \
+        (?:know|find out|learn|be (?:sure|certain|able))\b
+    <I> (?:lack|keep no|hold no)\b
+    \w+ and <I> do not(?=[,.;:]|$)
+    (?:not|nothing) (?:something |anything |an? (?:\w+ ){1,2})?(?:that )?<I>(?: would)? \
+        (?:know|recogni[sz]e|(?:can|could) <sense>|have|am aware|came across)\b
+    not in any(?:thing| \w+)(?: that)? <I>\b
+    my (?:knowledge|information|training|data|memory)(?: data)? \
+        (?:does not|stops?|ends?|only goes|goes only|is limited)\b
+    <I> would (?:only|just) be guessing\b
+    your guess is (?:as good as|better than)\b
+    (?:that|this|it) is between you and\b
+    ^(?:sorry,? )?(?:no idea|not sure|impossible to (?:say|know|tell)|unknown(?= to me|[.!,;:]|$))(?!\w)
     # The user did not say or show it.
     you (?:have|did|had) not (?:yet )?<told>\b
     only you (?:can |would |could |will )?(?:know|tell|remember|say)\b
@@ -102,7 +115,7 @@ _ANYBODY = {
     """,
     "people": """
         (?:(?:scientists|philosophers|experts|historians|researchers|physicists|people|thinkers|scholars|science\\
-        |biologists)(?: and )?){1,2}
+        |\\w+ologists|astronomers|mathematicians|economists|linguists)(?: and )?){1,2}
     """,
     "sources": "history|records?|sources?|chronicles?|the (?:text|story|book|bible|sources|records|evidence)",
     "verdict": """
@@ -117,12 +130,17 @@ NOBODY_KNOWS = wordings(
     <nobody> (?:has|have|had)\b[^.;:]* yet\b
     no (?:\w+ ){0,2}(?:way|means) (?:for \w+ )?(?:to|of)(?: \w+ly)? (?:<know>|\w+ing)\b
     there is no (?:telling|knowing|saying)\b
+    (?:too (?:far (?:off|ahead|away|in the future)|many unknowns)|for anyone to <know>)\b
+    (?:is|are|was|were|has been|have been) never (?:\w+ly )?<recorded>\b
+    (?:is|are|was|were) lost (?:to|in) (?:history|time)\b
+    (?:may|might) not (?:even )?(?:have been|be) born yet\b
     (?:impossible|not possible|too (?:early|soon)|no use trying) (?:for \w+ )?to <know>\b
     (?:hard|difficult|tricky) to (?:say|tell|know|predict|answer|be sure)\b
     (?:predicting|knowing|counting|forecasting|naming)\b[^.;]{0,80}\b(?:is|would be) (?:not possible|impossible)\b
     (?:can|could) not(?: \w+ly| yet| ever)? be (?:\w+ly )?<found_out>\b
     (?:is|are|was|were|remains?|stays?)(?: still| currently| largely| as yet| \w+ly)* <unknown>\b
     (?:is|are) not enough (?:\w+ )?(?:information|data|evidence|detail|context)\b
+    (?:remains?|yet) to be (?:seen|decided|determined|known|written)\b
     only time (?:will|can|could) tell\b
     (?:has|have) not (?:even )?(?:yet )?<done>\b
     (?:has|have) not [^.;:]{1,40} yet\b
@@ -135,10 +153,13 @@ NOBODY_KNOWS = wordings(
     <people> (?:still )?have no (?:idea|answer|explanation|agreed)\b
     <people> (?:still )?(?:do not (?:yet )?(?:know|agree)|disagree|differ|(?:can|has|have) not (?:yet )?\w+)\b
     <people> (?:still )?(?:debate|argue|continue to|have (?:long |always )?(?:argued|debated|disagreed))\b
-    <people> (?:still )?are (?:not (?:sure|certain)|divided|still \w+)\b
+    <people> (?:still )?are (?:not (?:sure|certain|able to)|unable to|divided|still \w+)\b
     (?:still|hotly|much|widely) (?:being )?(?:debated|disputed|argued|contested)\b
     (?:a|purely|entirely|just) (?:\w+ly )?matter of (?:personal |individual )?<taste>\b
     depends? (?:entirely |only |purely )?on (?:who you ask|(?:your |personal |individual )?(?:own )?taste)\b
+    """,
+    recorded="""
+        recorded|counted|written down|documented|measured|preserved|revealed|published|announced|established|found|noted
     """,
     taste="taste|opinion|preference|debate|belief|faith",
     **_ANYBODY,
@@ -149,6 +170,8 @@ NO_SUCH_THING = wordings(
     no such\b
     (?:does|do|did) not (?:seem to |appear to |actually |really )?exist\b
     never existed\b
+    there (?:was|were|has|have) never\b
+    (?:does|do|did) not (?:seem|appear|look) to be\b
     (?:does|do) not ring a bell\b
     (?:no|not|never)\b[^.;]{0,70}\b(?:by|of|with|under) (?:that|this|such a) (?:name|title|description)\b
     there (?:is|was|are|were) no(?:t| [^.;]{0,60}) (?:called|named|known as)\b
@@ -169,6 +192,7 @@ FALSE_PREMISE = wordings(
     (?:that|this|it) (?:is|was) not (?:\w+ly |quite )?(?:right|correct|true|accurate|the case|so)\b
     (?:premise|assumption)\b[^.;]{0,40} (?:is|was) (?:\w+ly )?(?:not|false|wrong|mistaken|incorrect|untrue)\b
     (?:challenge|question|correct) (?:the|that|this|your) (?:premise|assumption)\b
+    (?:a|an|some) (?:mistake|error|mix-up|confusion) in (?:the|your|this)\b
     (?:the|this|your) question (?:assumes|rests on|contains|is based on|has a (?:false|mistaken|wrong))\b
     is (?:actually )?an? (?:common |popular |old )?(?:myth|misconception|mix-up|misunderstanding|legend)\b
     (?:that|this|the) (?:<claim> )?(?:is|was) (?:simply |just )?(?:false|untrue|mistaken)\b
@@ -176,6 +200,10 @@ FALSE_PREMISE = wordings(
     (?:the )?other way (?:a)?round\b
     (?:that|this|it|he|she|they) <never> (?:actually |really )?<occurred>\b
     you (?:may|might|must|seem to|could) be (?:thinking of|mixing|confus)
+    # Out of its time: "Beethoven died in 1827, fifty years before sound could be recorded".
+    (?:died|lived|was born|were born|ended|closed)\b[^.;]{0,40}\
+        (?:years|decades|centuries|long|shortly) (?:before|after)\b
+    (?:was|were) not (?:even |yet )?(?:born|invented|built|founded|discovered)(?: until)?\b
     """,
     claim="saying|claim|story|idea|belief|statement|notion",
     never="never|did not|does not|do not|was never|were never",
@@ -195,6 +223,14 @@ ASKS_WHETHER = wordings(r"^(?:is|are|was|were|do|does|did|has|have|had|can|could
 ASKS_WITH_A_DENIAL = wordings(r"(?:not|never|no|nothing|neither|nor|without|myth|false)\b")
 ASKS_FOR_A_DEFINITION = wordings(r"(?:differ\w*|compare\w*|versus|vs|means?|meaning|defin\w+|stands? for)\b")
 ASKS_OF_THE_PAST = wordings(r"(?:did|was|were|has|have|had)\b")
+DEFINES = wordings(r"(?:what (?:is|are|was|were|does)|who (?:is|are|was|were)|mean(?:s|ing)?|define)\b")
+NAMES_A_KIND = wordings(r"^(?:an?|one)\b")
+CREATIVE = wordings(
+    r"^(?:please |can you |could you |now )*(?:write|compose|make up|invent)\b[^.?!]{0,40}\b<piece>\b",
+    piece="(?:poem|story|song|verse|line|haiku|limerick|tale|lyrics|dialogue|monologue|scene|joke|rhyme|play)s?",
+)
+PRONOUN = re.compile(r"^(?:actually,? |in fact,? |but |well,? )*(?:it|he|she|they|this|that|these|those)\s*$")
+RELATIVE = re.compile(r"\w,? (?:for |of |in )?(?:that|which|whom|what|whose)\s*$")
 ASKS_HOW_MANY = wordings(r"how (?:many|much)\b")
 ASKS_FOR_A_NUMBER = wordings(
     r"""
@@ -205,7 +241,13 @@ ASKS_FOR_A_NUMBER = wordings(
 )
 
 # Denials of what a question takes for granted.
-DENIAL = wordings(r"(?:(?:do|does|did|is|was|were|are|has|have|had|can|could|would) not|never|no)\b")
+DENIAL = wordings(
+    r"""
+    (?:do|does|did|is|was|were|are|has|have|had|can|could|would) not\b
+    (?:never|none of|no)\b
+    (?:has|have|had) only (?:one|two|three)\b
+    """
+)
 FLAT_DENIAL = wordings(
     r"""
     ^(?:actually,? |in fact,? |but )*<them>(?: never)? <auxiliary> not(?=\s*[.:;,!]|$| - )
@@ -216,6 +258,7 @@ FLAT_DENIAL = wordings(
     auxiliary="(?:do|does|did|is|was|were|are|has|have|had)",
 )
 NOT_THIS = re.compile(r",(?: and)? not (?:\w+ ){0,2}\w+")
+GIVES_A_REASON = re.compile(r"\w,? (?:because|since|so that|in order) ")
 SPEAKS_OF_ITSELF = re.compile(r"\b(?:i|we|you)(?: am| are)?\s*$")
 NEVER_DID = wordings(r"never (?:\w+ly )?\w+")
 

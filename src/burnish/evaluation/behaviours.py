@@ -6,7 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from burnish.evaluation.abstain import is_abstention
-from burnish.evaluation.answers import Answer, Verdict, accept, answers_and_stops, reject, says_something, stops
+from burnish.evaluation.answers import (
+    Answer,
+    Verdict,
+    accept,
+    answers_and_stops,
+    reject,
+    says_something,
+    speaks_no_further_turn,
+    stops,
+)
 from burnish.evaluation.format import follows_format
 from burnish.evaluation.refusal import is_refusal
 from burnish.evaluation.rows import EvalRow
@@ -42,6 +51,15 @@ def answers_plainly(answer: Answer, prompt: str) -> Verdict:
         return reject(f"refuses ({refusal.why})")
     if abstention := is_abstention(answer.text, prompt):
         return reject(f"abstains ({abstention.why})")
+    return accept("answers")
+
+
+def answers_at_all(answer: Answer) -> Verdict:
+    """The answer is not empty, the model ends it with its own stop token within the limit, and it speaks no further
+    turn. Whether it is a good answer is not judged."""
+    for verdict in (says_something(answer), stops(answer), speaks_no_further_turn(answer.text)):
+        if not verdict:
+            return verdict
     return accept("answers")
 
 
@@ -98,6 +116,13 @@ _ALL = (
         "conversations of several turns",
         _rule(stays_on_topic),
         lambda row, answer: stays_on_topic(answer.text, row.topic, row.off),
+    ),
+    Behaviour(
+        "open",
+        "answers at all",
+        "open prompts, whose answers no rule can judge",
+        _rule(answers_at_all),
+        lambda row, answer: answers_at_all(answer),
     ),
 )
 BEHAVIOURS: dict[str, Behaviour] = {behaviour.name: behaviour for behaviour in _ALL}

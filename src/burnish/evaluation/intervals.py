@@ -84,10 +84,11 @@ class Difference:
     n: int
 
 
-def wilson(passed: int, n: int, z: float = Z_95) -> Interval:
+def wilson(passed: float, n: int, z: float = Z_95) -> Interval:
     """Wilson's score interval for a binomial rate (Wilson 1927, JASA 22, 209-212).
 
-    Unlike the normal interval it stays within 0 and 1 and is honest at rates of 0 and 1.
+    Unlike the normal interval it stays within 0 and 1 and is honest at rates of 0 and 1. `passed` may be a fraction:
+    the sum of shares over n units.
 
     Raises:
         ValueError: when n < 1 or passed is not between 0 and n.

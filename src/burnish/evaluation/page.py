@@ -8,6 +8,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from burnish.evaluation.details import title_of
 from burnish.evaluation.format import CONSTRAINTS
 from burnish.evaluation.lines import Cell, Line
 from burnish.evaluation.report import Report, Transcript
@@ -38,6 +39,10 @@ def render_page(report: Report) -> str:
         report=report,
         groups=[(key, title, about) for key, title, about in _GROUPS if report.group(key)],
         constraints=[kind for name, kind in CONSTRAINTS.items() if name in used],
+        details=[
+            (title_of(group), [line for line in report.details if line.group == group])
+            for group in dict.fromkeys(line.group for line in report.details)
+        ],
         rules=[line for line in report.lines if line.group != "information"],
         information=next(iter(report.group("information")), None),
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from burnish.errors import ConfigError
 from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.cost import Price, cost_lines
+from burnish.evaluation.details import make_details, title_of
 from burnish.evaluation.evidence_lines import with_evidence
 from burnish.evaluation.format import CONSTRAINTS
 from burnish.evaluation.lines import NBSP, Line, make_lines
@@ -50,6 +51,7 @@ class Report:
     models: tuple[str, ...]
     verdict: str
     lines: tuple[Line, ...]
+    details: tuple[Line, ...]
     transcripts: tuple[Transcript, ...]
     made: tuple[tuple[str, str], ...]
     about_models: tuple[Mapping[str, str], ...]
@@ -70,6 +72,7 @@ class Report:
             "models": list(self.models),
             "verdict": self.verdict,
             "lines": [asdict(line) for line in self.lines],
+            "details": [asdict(line) for line in self.details],
             "side_by_side": [transcript.row.id for transcript in self.transcripts],
             "made": dict(self.made),
             "about_models": [dict(about) for about in self.about_models],
@@ -126,6 +129,7 @@ def build_report(
         models=tuple(names),
         verdict=_verdict(names, lines),
         lines=tuple(lines),
+        details=tuple(make_details(cards)),
         transcripts=_transcripts(cards),
         made=(*_made(cards, command, made_at or datetime.now(UTC), versions or installed_versions()), *facts),
         about_models=tuple({**card.about, "time": f"{card.seconds:.0f}{NBSP}s"} for card in cards),
@@ -230,6 +234,7 @@ def _record_dict(record: Record) -> dict[str, Any]:
     return {
         "id": record.row.id,
         "behaviour": record.row.behaviour,
+        "category": record.row.category,
         "messages": [{"role": m.role, "content": m.content} for m in record.row.messages],
         "answer": record.text,
         "finished": record.finished,
@@ -248,11 +253,8 @@ def print_report(report: Report, console: Console) -> None:
     """
     from rich.text import Text
 
-    width = max(len(line.title) for line in report.lines) + max(len(str(line.n)) for line in report.lines) + 2
-    per_table = max(1, (console.width - width + 1) // (_CELL_WIDTH + 1) - 1)
-    others = range(1, len(report.models))
-    for start in range(0, max(1, len(others)), per_table):
-        console.print(_table(report, [0, *others[start : start + per_table]]))
+    for models in _in_widths(report, report.lines, console.width):
+        console.print(_table(report, report.lines, models))
         console.print()
     console.print(Text(report.verdict, style="bold"))
     arrows = (
@@ -263,11 +265,31 @@ def print_report(report: Report, console: Console) -> None:
     console.print(Text(f"Each number with its 95 % interval; n prompts, questions or texts.{arrows}", style="dim"))
 
 
+def print_details(report: Report, console: Console) -> None:
+    """Print the details, a table for each group, in the same cells as the table's."""
+    from rich.text import Text
+
+    for group in dict.fromkeys(line.group for line in report.details):
+        console.print(Text(title_of(group), style="bold"))
+        lines = [line for line in report.details if line.group == group]
+        for models in _in_widths(report, lines, console.width):
+            console.print(_table(report, lines, models))
+            console.print()
+
+
+def _in_widths(report: Report, lines: Sequence[Line], width: int) -> list[list[int]]:
+    """The models in groups that fit side by side; the first model stands in each of them."""
+    left = max(len(line.title) for line in lines) + max(len(str(line.n)) for line in lines) + 2
+    per_table = max(1, (width - left + 1) // (_CELL_WIDTH + 1) - 1)
+    others = range(1, len(report.models))
+    return [[0, *others[start : start + per_table]] for start in range(0, max(1, len(others)), per_table)]
+
+
 _CELL_WIDTH = 18
 NOT_MEASURED = "\u2013"
 
 
-def _table(report: Report, models: Sequence[int]) -> Table:
+def _table(report: Report, lines: Sequence[Line], models: Sequence[int]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -277,7 +299,7 @@ def _table(report: Report, models: Sequence[int]) -> Table:
     for model in models:
         table.add_column(report.models[model], overflow="fold", min_width=_CELL_WIDTH, max_width=_CELL_WIDTH)
     group = ""
-    for line in report.lines:
+    for line in lines:
         if line.group not in (group, "information"):
             if group:
                 table.add_row("")

@@ -18,7 +18,7 @@ from burnish.evaluation.rows import Choice, Prose
 CHOICE_RULE = (
     "The question is put as the raw text 'Question: ... / Answer:' without a chat template. The model's choice is the "
     "one whose text has the highest summed log-probability after it (not normalised by length: the sum is the model's "
-    "own probability of that answer). Only a single highest choice that is the right one counts; a tie does not."
+    "own probability of that answer). Only a single highest choice that is right counts; a tie does not."
 )
 PROSE_RULE = (
     "The sum of -log p over the tokens of the held-out texts, each scored on its own as raw text, divided by the "
@@ -148,7 +148,7 @@ def _score_choices(responder: Responder, choices: Sequence[Choice]) -> tuple[Cho
         _demand_finite(logprobs, responder.name, item.id)
         best = [i for i, value in enumerate(logprobs) if value == max(logprobs)]
         chosen = best[0] if len(best) == 1 else None
-        records.append(ChoiceRecord(item.id, tuple(logprobs), chosen, chosen == item.answer))
+        records.append(ChoiceRecord(item.id, tuple(logprobs), chosen, chosen in item.right))
     return tuple(records)
 
 

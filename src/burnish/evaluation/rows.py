@@ -1,8 +1,9 @@
 """Rows to evaluate on: read from JSON Lines, checked, and sampled in a fixed way.
 
 An evaluation row is `{"id", "behaviour", "messages"}` and the fields that its behaviour is judged by: `checks` for
-`format`, `topic` and optionally `off` for `topic`, optionally `gold` (accepted answers) for any. Multiple choice is
-`{"id", "question", "choices", "answer"}` with the answer's index, prose `{"id", "text"}` (and a `title`).
+`format`, `topic` and optionally `off` for `topic`, optionally `gold` (accepted answers) and `category` for any.
+Multiple choice is `{"id", "question", "choices", "answer"}` with the answer's index (and a `category`), prose
+`{"id", "text"}` (and a `title`). A directory of such files is read as one, file by file in the order of their names.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from burnish.data.examples import Message
 from burnish.errors import ConfigError, DataError, suggest
 from burnish.evaluation.format import Constraint, parse_constraints
 
-BEHAVIOUR_NAMES = ("answers", "format", "harm", "lookalike", "abstain", "answerable", "topic")
+BEHAVIOUR_NAMES = ("answers", "format", "harm", "lookalike", "abstain", "answerable", "topic", "open")
 """In the order of every table."""
 
 _STARTER = "starter/"
@@ -27,7 +28,7 @@ _STARTER = "starter/"
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
-    """One prompt and what its answer is judged by."""
+    """One prompt and what its answer is judged by; `category` is what details are counted by."""
 
     id: str
     behaviour: str
@@ -36,6 +37,7 @@ class EvalRow:
     gold: tuple[str, ...] = ()
     topic: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
+    category: str = ""
 
     @property
     def prompt(self) -> str:
@@ -45,12 +47,25 @@ class EvalRow:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A multiple-choice question; `answer` is the index of the right choice."""
+    """A multiple-choice question.
+
+    Attributes:
+        answer: the index of the right choice.
+        category: the subject, where the data has one.
+        also_right: indices of further right choices (TruthfulQA's MC2).
+    """
 
     id: str
     question: str
     choices: tuple[str, ...]
     answer: int
+    category: str = ""
+    also_right: tuple[int, ...] = ()
+
+    @property
+    def right(self) -> frozenset[int]:
+        """Every right choice."""
+        return frozenset((self.answer, *self.also_right))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,7 @@ Row = TypeVar("Row", EvalRow, Choice, Prose)
 
 
 def load_rows(data: str | Path = "starter/evaluation") -> tuple[list[EvalRow], Source]:
-    """Read evaluation rows from a JSON Lines file or from the packaged `starter/NAME`.
+    """Read evaluation rows from a JSON Lines file, a directory of them, or the packaged `starter/NAME`.
 
     Raises:
         DataError: when the file can't be read or a row is not usable; the message has file, line and field.
@@ -126,24 +141,41 @@ def stratified_sample(rows: Sequence[EvalRow], n: int | None, *, seed: int = 0) 
 
 
 def _load(kind: str, data: str | Path, parse: Callable[[dict[str, Any], str, str], Row]) -> tuple[list[Row], Source]:
-    name, content = str(data), _read(data)
+    name, files = str(data), _files(data)
     rows: list[Row] = []
-    seen: dict[str, int] = {}
-    for number, values in _objects(name, content):
-        where = f"{name}:{number}"
-        identity = values.get("id")
-        if not isinstance(identity, str) or not identity:
-            raise DataError("field 'id' must be a non-empty text", where=where, fix="give every row an id of its own")
-        if identity in seen:
-            raise DataError(f"id {identity!r} is also that of line {seen[identity]}", where=where, fix="rename one")
-        seen[identity] = number
-        rows.append(parse(values, identity, where))
+    seen: dict[str, str] = {}
+    digest = hashlib.sha256()
+    for file in files:
+        content = read_bytes(file)
+        digest.update(content)
+        for number, values in objects(str(file), content):
+            where = f"{file}:{number}"
+            identity = values.get("id")
+            if not isinstance(identity, str) or not identity:
+                raise DataError(
+                    "field 'id' must be a non-empty text", where=where, fix="give every row an id of its own"
+                )
+            if identity in seen:
+                raise DataError(f"id {identity!r} is also that of {seen[identity]}", where=where, fix="rename one")
+            seen[identity] = f"line {number}" if len(files) == 1 else where
+            rows.append(parse(values, identity, where))
     if not rows:
         raise DataError("no rows", where=name, fix="give a JSON Lines file with at least one row")
-    return rows, Source(kind, name, hashlib.sha256(content).hexdigest(), len(rows))
+    return rows, Source(kind, name, digest.hexdigest(), len(rows))
 
 
-def _read(data: str | Path) -> bytes:
+def _files(data: str | Path) -> list[str | Path]:
+    """The file itself, or the `.jsonl` files of a directory in the order of their names."""
+    if str(data).startswith(_STARTER) or not Path(data).is_dir():
+        return [data]
+    files: list[str | Path] = [*sorted(Path(data).glob("*.jsonl"))]
+    if not files:
+        raise DataError("the directory holds no .jsonl file", where=str(data), fix="see docs/suites.md for the rows")
+    return files
+
+
+def read_bytes(data: str | Path) -> bytes:
+    """The bytes of a file or of the packaged `starter/NAME`. Raises DataError where it can't be read."""
     name = str(data)
     try:
         if isinstance(data, str) and name.startswith(_STARTER) and not Path(name).exists():
@@ -156,7 +188,8 @@ def _read(data: str | Path) -> bytes:
         raise DataError(f"can't read the evaluation data: {reason}", where=name, fix=fix) from None
 
 
-def _objects(name: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(name: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON Lines with their line numbers. Raises DataError where a line holds none."""
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -173,7 +206,7 @@ def _objects(name: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _eval_row(values: dict[str, Any], identity: str, where: str) -> EvalRow:
-    _refuse_unknown(values, ("id", "behaviour", "messages", "checks", "gold", "topic", "off"), where)
+    _refuse_unknown(values, ("id", "behaviour", "category", "messages", "checks", "gold", "topic", "off"), where)
     behaviour = values.get("behaviour")
     if behaviour not in BEHAVIOUR_NAMES:
         close = suggest(str(behaviour), list(BEHAVIOUR_NAMES))
@@ -196,6 +229,7 @@ def _eval_row(values: dict[str, Any], identity: str, where: str) -> EvalRow:
         gold=_texts(values, "gold", where),
         topic=_texts(values, "topic", where),
         off=_texts(values, "off", where),
+        category=_text(values, "category", where) if "category" in values else "",
     )
 
 
@@ -218,7 +252,7 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
 
 
 def _choice(values: dict[str, Any], identity: str, where: str) -> Choice:
-    _refuse_unknown(values, ("id", "question", "choices", "answer"), where)
+    _refuse_unknown(values, ("id", "category", "question", "choices", "answer"), where)
     choices = _texts(values, "choices", where)
     if len(choices) < 2 or len(set(choices)) != len(choices):
         raise DataError("field 'choices' needs at least two different texts", where=where)
@@ -229,7 +263,8 @@ def _choice(values: dict[str, Any], identity: str, where: str) -> Choice:
             where=where,
             fix="give the place of the right choice, counted from 0",
         )
-    return Choice(identity, _text(values, "question", where), choices, answer)
+    category = _text(values, "category", where) if "category" in values else ""
+    return Choice(identity, _text(values, "question", where), choices, answer, category)
 
 
 def _prose(values: dict[str, Any], identity: str, where: str) -> Prose:

@@ -14,6 +14,7 @@ from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.calibration import Calibration, Forecasts, calibration
 from burnish.evaluation.harness_results import HarnessResult
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
+from burnish.evaluation.public_sets import load_prompts, load_questions
 from burnish.evaluation.retention import KLEvidence, Retention, measure_retention
 from burnish.evaluation.rows import (
     BEHAVIOUR_NAMES,
@@ -21,9 +22,7 @@ from burnish.evaluation.rows import (
     EvalRow,
     Prose,
     Source,
-    load_choices,
     load_prose,
-    load_rows,
     stratified_sample,
 )
 from burnish.evaluation.topic_likelihood import TopicEvidence
@@ -151,7 +150,8 @@ def load_suite(
     """Read and check everything that a card needs, and take the sample.
 
     Args:
-        evaluation: a JSON Lines file of evaluation rows, or `starter/evaluation`.
+        evaluation: evaluation rows (a JSON Lines file or a directory of them), `starter/evaluation`, or a public set
+            (`public_sets.py`).
         choices: the same for multiple choice; None leaves it out.
         prose: the same for held-out prose; None leaves it out.
         sample: how many evaluation rows to take (see `stratified_sample`); None takes all.
@@ -164,12 +164,12 @@ def load_suite(
     """
     if max_new_tokens < 1:
         raise ConfigError(f"must be at least 1, got {max_new_tokens}", where="max_new_tokens", fix="e.g. 128")
-    rows, source = load_rows(evaluation)
+    rows, source = load_prompts(evaluation)
     sources = [source]
     asked: list[Choice] = []
     texts: list[Prose] = []
     if choices is not None:
-        asked, source = load_choices(choices)
+        asked, source = load_questions(choices)
         sources.append(source)
     if prose is not None:
         texts, source = load_prose(prose)

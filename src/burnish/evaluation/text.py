@@ -148,6 +148,15 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in normalise(text).split("\n") if line.strip()]
 
 
+WRAPPING = "\"'*_ \t\n"
+"""What may stand around words without being said: quotes, emphasis, white space."""
+
+
+def unwrapped(text: str) -> str:
+    """Without the quotes and emphasis around it and without closing punctuation."""
+    return normalise(text).strip(WRAPPING).rstrip(".!?" + WRAPPING)
+
+
 def strip_list_mark(line: str) -> str:
     """A line without its bullet, number or letter mark."""
     return _LIST_MARK.sub("", line, count=1)
@@ -160,7 +169,12 @@ def is_list_item(line: str) -> bool:
 
 def find_phrase(phrase: str, text: str) -> bool:
     """Does `phrase` stand in `text` as whole words, whatever the case, accents and runs of white space?"""
-    return _phrase_pattern(phrase).search(fold(text).replace("\n", " ")) is not None
+    return count_phrase(phrase, text) > 0
+
+
+def count_phrase(phrase: str, text: str) -> int:
+    """How often `phrase` stands in `text` as whole words (see `find_phrase`)."""
+    return len(_phrase_pattern(phrase).findall(fold(text).replace("\n", " ")))
 
 
 @lru_cache(maxsize=4096)

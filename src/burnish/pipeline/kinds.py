@@ -43,7 +43,9 @@ class ReportConfig(Config):
     out: Path
     """Where report.html and report.json go."""
     prompts: str = "starter/evaluation"
-    """The evaluation prompts: a JSON Lines file, or `starter/evaluation`."""
+    """The evaluation prompts: `starter/evaluation`, a JSON Lines file, a directory of them, or a public set."""
+    choices: str = "starter/mcq"
+    """The multiple-choice questions, likewise."""
     sample: int | None = Field(None, ge=1)
     """A fixed sample of so many evaluation prompts, spread over the behaviours; all of them if not given."""
     max_new_tokens: int = Field(128, ge=1)

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from burnish.config import Config, field_problems, read_yaml
 from burnish.errors import BurnishError, ConfigError, suggest
+from burnish.evaluation.public_sets import split_format
 from burnish.models.catalog import CATALOG
 from burnish.models.loading import resolve_model
 from burnish.pipeline.kinds import KINDS, NAMES_FUNCTIONS, NAMES_MODELS, ReportConfig, StageKind
@@ -386,8 +387,11 @@ def _with_defaults(values: Mapping[str, Any], top: RecipeFile, spec: StageKind) 
 def _located(config: Config, base: Path) -> Config:
     """The settings with their paths as they are found from the recipe's directory."""
     if isinstance(config, ReportConfig):
-        places = {"prompts": config.prompts} | ({"reward": config.reward} if config.reward is not None else {})
-        return config.model_copy(update={name: _located_path(place, base) for name, place in places.items()})
+        sets = {"prompts": config.prompts, "choices": config.choices}
+        found = {name: _located_set(place, base) for name, place in sets.items()}
+        if config.reward is not None:
+            found["reward"] = _located_path(config.reward, base)
+        return config.model_copy(update=found)
     if not isinstance(config, TrainConfig):
         return config
     fields = {"data": config.data, "validation": config.validation, "template": config.template}
@@ -407,6 +411,12 @@ def _located(config: Config, base: Path) -> Config:
 def _located_path(text: str, base: Path) -> str:
     path = Path(text).expanduser()
     return str(base / path) if not path.is_absolute() and (base / path).exists() else text
+
+
+def _located_set(text: str, base: Path) -> str:
+    """The same for an evaluation set, whose format may stand before its path."""
+    said, path = split_format(text)
+    return f"{said}:{_located_path(path, base)}" if said else _located_path(path, base)
 
 
 def _loss_problem(loss: Mapping[str, Any]) -> str | None:

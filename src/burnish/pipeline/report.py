@@ -16,7 +16,7 @@ from rich.text import Text
 
 from burnish.errors import BurnishError, ConfigError, OutputDirError
 from burnish.evaluation.cost import make_prices
-from burnish.evaluation.report import Report, build_report, print_report, write_report
+from burnish.evaluation.report import Report, build_report, print_details, print_report, write_report
 from burnish.evaluation.suite import MAX_NEW_TOKENS, Card, Suite, evaluate, load_suite
 from burnish.files import atomic_write
 from burnish.models.config import Precision
@@ -42,6 +42,7 @@ def report(
     out: Path,
     *,
     prompts: str = "starter/evaluation",
+    choices: str = "starter/mcq",
     sample: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 32,
@@ -71,7 +72,9 @@ def report(
         models: name -> model; the first is the one that the others are compared with. `openai:BASE_URL#MODEL` is a
             model behind an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY.
         out: the report's directory; must not exist, or be empty.
-        prompts: the evaluation prompts: a JSON Lines file, or `starter/evaluation`.
+        prompts: the evaluation prompts: `starter/evaluation`, a JSON Lines file, a directory of them, or a public set
+            in its own format (docs/suites.md).
+        choices: the multiple-choice questions, likewise.
         sample: a fixed sample of so many prompts, shared among the behaviours; all if none.
         max_new_tokens: the longest answer.
         batch_size: answers at a time.
@@ -105,7 +108,7 @@ def report(
     check_models(models)
     judging, scoring = check_preference(list(models), judge=judge, reward=reward, baseline=baseline)
     priced = make_prices(prices, list(models))
-    suite = load_suite(prompts, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
+    suite = load_suite(prompts, choices=choices, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
     check_harness(lm_eval, lm_eval_path)
     topic_judge = _named(topic_judge, models)
     if topic_judge is not None and topic_judge not in models:
@@ -222,7 +225,10 @@ def _prompted(responder: CachedResponder | EndpointResponder, asking: Asking) ->
 
 def _as_text(made: Report) -> str:
     file = io.StringIO()
-    print_report(made, Console(file=file, width=_TABLE_WIDTH, color_system=None))
+    console = Console(file=file, width=_TABLE_WIDTH, color_system=None)
+    print_report(made, console)
+    console.print()
+    print_details(made, console)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from burnish.data.sources import load_examples
 from burnish.errors import OutputDirError
+from burnish.evaluation.public_sets import split_format
 from burnish.files import write_json
 from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint
 from burnish.pipeline.fingerprint import MONITOR, code_fingerprint
@@ -37,7 +38,7 @@ from burnish.stages.run import FREE_FIELDS, model_of, versions
 HASH_LENGTH = 12
 State = Literal["done", "resume", "new"]
 # Where inputs lie, not what they are: their content is hashed instead.
-_PLACES = ("model", "data", "validation", "template", "prompts", *NAMES_FUNCTIONS)
+_PLACES = ("model", "data", "validation", "template", "prompts", "choices", *NAMES_FUNCTIONS)
 # How a report's models are asked, not what.
 _MANNERS = ("cache", "concurrency", "timeout")
 
@@ -171,8 +172,8 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
     if isinstance(stage.config, ReportConfig):
         depends["models"] = digest(list(stage.config.models))  # the first is what the others are compared with
         depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
-        sources = {"prompts": stage.config.prompts, "questions": "starter/mcq", "prose": "starter/prose"}
-        depends |= {name: data_fingerprint(source) for name, source in sources.items()}
+        sources = {"prompts": stage.config.prompts, "questions": stage.config.choices, "prose": "starter/prose"}
+        depends |= {name: _set_fingerprint(source) for name, source in sources.items()}
         depends |= {name: inputs[target] for name, target in stage.rewards.items()}
         depends["judge"] = digest(stage.config.judge)
     elif stage.start is not None:
@@ -189,6 +190,12 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
             if (named := getattr(stage.config, name, None)) is not None:
                 depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)
     return depends
+
+
+def _set_fingerprint(source: str) -> str:
+    """The content of an evaluation set, and the format that it is read as where one is said."""
+    said, path = split_format(source)
+    return data_fingerprint(path) if said is None else digest([said, data_fingerprint(path)])
 
 
 def _state(stage: Stage, out: Path) -> State:
@@ -249,7 +256,13 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
         if isinstance(config, ReportConfig):
             from burnish.evaluation.suite import load_suite
 
-            load_suite(config.prompts, sample=config.sample, seed=config.seed, max_new_tokens=config.max_new_tokens)
+            load_suite(
+                config.prompts,
+                choices=config.choices,
+                sample=config.sample,
+                seed=config.seed,
+                max_new_tokens=config.max_new_tokens,
+            )
         if not isinstance(config, TrainConfig) or kind is None:
             continue
         if isinstance(config, PolicyConfig) and config.watched is not None:
