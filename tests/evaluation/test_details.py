@@ -159,3 +159,4 @@ def test_mc2_weighs_the_right_choices(tmp_path: Path) -> None:
     # Two equally probable right choices are no single highest one; the second of two right choices is right.
     assert card.retention is not None
     assert [record.right for record in card.retention.choices] == [False, False, True]
+    assert card.calibration is None

@@ -97,8 +97,11 @@ class Card:
 
     @cached_property
     def forecasts(self) -> Forecasts | None:
-        """The answers to multiple choice with their confidences; None without log-probs."""
+        """The answers to multiple choice with their confidences; None without log-probs, and where questions have
+        several right choices (MC2), of which a single confidence says nothing."""
         if self.retention is None or not self.retention.choices:
+            return None
+        if any(choice.also_right for choice in self.suite.choices):
             return None
         return Forecasts.of(
             [record.logprobs for record in self.retention.choices], [choice.answer for choice in self.suite.choices]
