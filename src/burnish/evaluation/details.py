@@ -14,7 +14,7 @@ from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.constraint import CONSTRAINTS
 from burnish.evaluation.format import held
 from burnish.evaluation.intervals import bootstrap_mean, paired_difference, wilson
-from burnish.evaluation.lines import Cell, Line, _percent_interval, _rate_line, change_of, percent
+from burnish.evaluation.lines import Cell, Line, percent_interval, rate_line, change_of, percent
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card, Record
 
@@ -103,7 +103,7 @@ def _constraints_line(cards: Sequence[Card], found: Sequence[Sequence[tuple[bool
         unit="rate",
         higher_is_better=True,
         cells=tuple(
-            Cell(share, interval.low, interval.high, percent(share), _percent_interval(interval))
+            Cell(share, interval.low, interval.high, percent(share), percent_interval(interval))
             for share, interval in zip(shares, intervals, strict=True)
         ),
         changes=(None, *(change_of(change, 100, "points") for change in changes)),
@@ -169,7 +169,7 @@ def _mass_line(cards: Sequence[Card], masses: Sequence[Sequence[float]]) -> Line
         unit="rate",
         higher_is_better=True,
         cells=tuple(
-            Cell(m.value, m.interval.low, m.interval.high, percent(m.value), _percent_interval(m.interval))
+            Cell(m.value, m.interval.low, m.interval.high, percent(m.value), percent_interval(m.interval))
             for m in means
         ),
         changes=(None, *(change_of(change, 100, "points") for change in changes)),
@@ -179,6 +179,6 @@ def _mass_line(cards: Sequence[Card], masses: Sequence[Sequence[float]]) -> Line
 def _line(
     cards: Sequence[Card], outcomes: list[list[bool]], group: str, key: str, title: str, about: str, rule: str
 ) -> Line:
-    return _rate_line(
+    return rate_line(
         outcomes, key=f"{group}.{key}", group=group, title=title, about=about, rule=rule, seed=cards[0].suite.seed
     )

@@ -85,20 +85,21 @@ def percent(share: float) -> str:
     return f"{whole}{NBSP}%"
 
 
-def _percent_interval(interval: Interval) -> str:
+def percent_interval(interval: Interval) -> str:
+    """An interval of a rate in whole percent."""
     # The ends may be rounded to 0 and 100: they are estimates, not counts.
     return f"{round(100 * interval.low)}\u2013{round(100 * interval.high)}"
 
 
 def rate_cell(rate: Rate) -> Cell:
     interval = rate.interval
-    return Cell(rate.value, interval.low, interval.high, percent(rate.value), _percent_interval(interval))
+    return Cell(rate.value, interval.low, interval.high, percent(rate.value), percent_interval(interval))
 
 
 def share_cell(mean: Mean) -> Cell:
     """A mean of shares, in percent."""
     low, high = mean.interval.low, mean.interval.high
-    return Cell(mean.value, low, high, percent(mean.value), _percent_interval(mean.interval))
+    return Cell(mean.value, low, high, percent(mean.value), percent_interval(mean.interval))
 
 
 def mean_cell(mean: Mean, digits: int) -> Cell:
@@ -158,7 +159,7 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
     for name in first.rates:
         behaviour = BEHAVIOURS[name]
         lines.append(
-            _rate_line(
+            rate_line(
                 [[record.passed for record in card.of(name)] for card in cards],
                 key=name,
                 group="behaviours",
@@ -172,7 +173,7 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
             lines.append(_right_line(cards, name))
     lines += _retention_lines(cards)
     lines.append(
-        _rate_line(
+        rate_line(
             [[record.finished for record in card.records] for card in cards],
             key="stops",
             group="length",
@@ -187,7 +188,7 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
     return lines
 
 
-def _rate_line(
+def rate_line(
     outcomes: Sequence[Sequence[bool]], *, key: str, group: str, title: str, about: str, rule: str, seed: int
 ) -> Line:
     """A line of rates; `outcomes` holds for each model whether each prompt passed."""
@@ -207,7 +208,7 @@ def _rate_line(
 
 
 def _right_line(cards: Sequence[Card], behaviour: str) -> Line:
-    return _rate_line(
+    return rate_line(
         [[r.passed and bool(r.right) for r in card.of(behaviour) if r.right is not None] for card in cards],
         key=f"{behaviour}.right",
         group="information",
@@ -224,7 +225,7 @@ def _retention_lines(cards: Sequence[Card]) -> list[Line]:
     lines = []
     if kept and kept[0].choices:
         lines.append(
-            _rate_line(
+            rate_line(
                 [[record.right for record in retention.choices] for retention in kept],
                 key="multiple_choice",
                 group="retention",
