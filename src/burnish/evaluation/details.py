@@ -14,7 +14,7 @@ from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.constraint import CONSTRAINTS
 from burnish.evaluation.format import held
 from burnish.evaluation.intervals import bootstrap_mean, paired_difference, wilson
-from burnish.evaluation.lines import Cell, Line, percent_interval, rate_line, change_of, percent
+from burnish.evaluation.lines import Cell, Line, change_of, percent, percent_interval, rate_line
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card, Record
 
