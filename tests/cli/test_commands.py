@@ -232,7 +232,7 @@ def test_quickstart_is_the_starter_recipe_with_its_sample(
 
     def fake(loaded, **options):
         seen.append((loaded, options["runs_dir"]))
-        return RecipeResult(Path("runs"), {}, ("sft",))
+        return RecipeResult(Path("runs"), {}, {}, ("sft",))
 
     monkeypatch.setattr("burnish.pipeline.run.run_recipe", fake)
     assert burnish("quickstart", "--sample", "21", "sft.epochs=3", "--runs-dir", "there").code == 0

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -166,10 +167,15 @@ def _write(
     for speaker, of_speaker in zip(speakers, answers, strict=True):
         for conversation, samples in zip(conversations, of_speaker, strict=True):
             prompt = [{"role": message.role, "content": message.content} for message in conversation]
-            records = [{"model": speaker.name, "prompt": prompt, **asdict(answer)} for answer in samples]
+            records = [{"model": speaker.name, "prompt": prompt, **_as_record(answer)} for answer in samples]
             lines += [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     atomic_write(out, "".join(lines))
     return len(lines)
+
+
+def _as_record(answer: Answer) -> dict[str, Any]:
+    """What was said; what it took differs from run to run and is left out."""
+    return {name: value for name, value in asdict(answer).items() if name != "usage"}
 
 
 # ---- chat ----

@@ -11,7 +11,7 @@ from burnish.config import Config
 # fmt: off
 Part = Literal[
     "retention", "multiple_choice", "nats_per_token",
-    "behaviours", "answers", "format", "harm", "lookalike", "abstain", "answerable", "topic",
+    "behaviours", "answers", "format", "harm", "lookalike", "abstain", "answerable", "topic", "open",
 ]
 # fmt: on
 Rule = Literal["max_drop", "max_rise", "min", "max"]
@@ -94,13 +94,14 @@ class GuardConfig(Config):
     nats_per_token: Bound | None = None
     """Of held-out prose; lower is better."""
     answers: Bound | None = None
-    """The rate of this behaviour, as of the next six."""
+    """The rate of this behaviour, as of the next seven."""
     format: Bound | None = None
     harm: Bound | None = None
     lookalike: Bound | None = None
     abstain: Bound | None = None
     answerable: Bound | None = None
     topic: Bound | None = None
+    open: Bound | None = None
     stops: Bound | None = None
     """How often an answer ends by itself."""
     tokens: Bound | None = None
