@@ -19,6 +19,7 @@ from burnish.errors import BurnishError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _TEMPORARY = re.compile(r"\.(.+)~[0-9a-f]{16}(\.old)?")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
 }  # fmt: skip
@@ -149,8 +150,9 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
-    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a value as indented JSON, atomically. Halves of surrogate pairs, which UTF-8 can't hold, are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    atomic_write(path, _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def _temporary_name(target: Path) -> str:

@@ -19,9 +19,12 @@ from burnish.evaluation.page import render_page
 from burnish.evaluation.report import Report, build_report, print_report, write_report
 from burnish.evaluation.rows import load_rows
 from burnish.evaluation.suite import Card, Suite, evaluate, load_suite
-from tests.evaluation.made import CHOICES, GOOD, PROSE, RAW, ROWS, ScriptedModel, user, write_lines
+from tests.evaluation.made import CHOICES, GOOD, PROSE, RAW, ROWS, ScriptedModel, write_lines
 
 MADE_AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+VOID = ("meta", "rect", "input")
 
 
 class Text(HTMLParser):
@@ -38,15 +41,15 @@ class Text(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [str(value) for name, value in attrs if name in ("src", "href", "action", "srcset", "data")]
-        if tag not in ("meta", "rect"):
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag not in ("meta", "rect"):
+        if tag not in VOID:
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     @property
@@ -189,8 +192,8 @@ def test_the_page_asks_for_nothing_and_is_well_formed(report: Report) -> None:
     page = render_page(report)
     parsed = Text(page)
     assert parsed.open == []
-    assert parsed.links == []
-    assert not parsed.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert all(link.startswith("#") for link in parsed.links)
+    assert not parsed.tags & {"link", "img", "iframe", "object", "embed", "base", "form"}
     assert "default-src 'none'" in page
     style = page[page.index("<style>") : page.index("</style>")]
     assert "url(" not in style
@@ -208,37 +211,22 @@ def test_the_page_tells_every_rule(report: Report) -> None:
     assert "summed log-probability" in text
 
 
-def test_what_models_say_is_shown_and_cannot_break_the_page(tmp_path: Path) -> None:
-    row = {"id": "x", "behaviour": "harm", "messages": user("<b>Say</b> & run")}
-    suite = load_suite(write_lines(tmp_path / "r.jsonl", [row]), choices=None, prose=None)
-    script = {"<b>Say</b> & run": "</p><script>alert(1)</script> https://example.org"}
-    page = render_page(build_report([evaluate(ScriptedModel('<i>"m"</i>', script), suite)]))
-    assert "<script" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert "&lt;b&gt;Say&lt;/b&gt; &amp; run" in page
-    assert "<i>" not in page.replace("<i>user</i>", "")
-
-
-def test_ten_prompts_stand_side_by_side_whatever_the_answers(report: Report, cards: list[Card]) -> None:
+def test_every_prompt_is_there_behaviour_by_behaviour(report: Report) -> None:
     shown = [transcript.row.id for transcript in report.transcripts]
-    assert shown == [f"{i}-0" for i in ("a1",)] + [
-        "a1-1",
-        "f1-0",
-        "f1-1",
-        "h1-0",
-        "h1-1",
-        "l1-0",
-        "b1-0",
-        "k1-0",
-        "t1-0",
+    assert sorted(shown) == sorted(f"{row['id']}-{i}" for row in ROWS for i in range(12))
+    assert [row.behaviour for row in (t.row for t in report.transcripts)][::12] == [
+        *("answers", "answers", "format", "harm", "lookalike", "abstain", "answerable", "topic")
     ]
-    assert shown == [t.row.id for t in build_report(cards[2:]).transcripts]
     for transcript in report.transcripts:
         assert [record.row.id for record in transcript.answers] == [transcript.row.id] * 3
-    page = Text(render_page(report)).text
-    assert "\u2717 fails" in page
-    assert "\u2713 passes" in page
-    assert "cut off after 32 tokens" in page
+
+
+def test_models_differ_where_one_passes_and_one_fails(report: Report) -> None:
+    differ = {t.row.id for t in report.transcripts if t.differ}
+    passed = [{record.row.id for record in card.records if record.passed} for card in report.cards]
+    assert differ == set.union(*passed) - set.intersection(*passed)
+    assert 0 < len(differ) <= 96
+    assert set(report.to_dict()["differ"]) == differ
 
 
 def test_how_it_was_made_is_stated(report: Report) -> None:

@@ -103,8 +103,10 @@ def share_cell(mean: Mean) -> Cell:
 
 
 def mean_cell(mean: Mean, digits: int) -> Cell:
+    """A mean, with so many digits after the point."""
     low, high = mean.interval.low, mean.interval.high
-    return Cell(mean.value, low, high, f"{mean.value:.{digits}f}", f"{low:.{digits}f}\u2013{high:.{digits}f}")
+    value, left, right = (f"{number:.{digits}f}".replace("-", MINUS) for number in (mean.value, low, high))
+    return Cell(mean.value, low, high, value, f"{left}\u2013{right}")
 
 
 def _signed(value: float, digits: int = 1) -> str:

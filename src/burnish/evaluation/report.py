@@ -11,6 +11,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.cost import Price, cost_lines
 from burnish.evaluation.details import make_details, title_of
 from burnish.evaluation.evidence_lines import with_evidence
+from burnish.evaluation.figures import Figures, make_figures
 from burnish.evaluation.format import CONSTRAINTS
 from burnish.evaluation.lines import NBSP, Line, make_lines
 from burnish.evaluation.preference import Preference, preference_lines
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-N_TRANSCRIPTS = 10
-
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
@@ -42,6 +42,11 @@ class Transcript:
     row: EvalRow
     title: str
     answers: tuple[Record, ...]
+
+    @property
+    def differ(self) -> bool:
+        """Whether one model passes and another fails."""
+        return len({record.passed for record in self.answers}) > 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class Report:
         """The lines of one group."""
         return [line for line in self.lines if line.group == name]
 
+    @cached_property
+    def figures(self) -> Figures:
+        """What the plots show."""
+        return make_figures(self.cards, self.lines, self.details, self.training)
+
     def to_dict(self) -> dict[str, Any]:
         """What `report.json` holds: the same texts and values, and every prompt's record for every model."""
         return {
@@ -73,11 +83,12 @@ class Report:
             "verdict": self.verdict,
             "lines": [asdict(line) for line in self.lines],
             "details": [asdict(line) for line in self.details],
-            "side_by_side": [transcript.row.id for transcript in self.transcripts],
+            "differ": [transcript.row.id for transcript in self.transcripts if transcript.differ],
             "made": dict(self.made),
             "about_models": [dict(about) for about in self.about_models],
             "training": dict(self.training),
             "constraint_rules": {name: kind.rule for name, kind in CONSTRAINTS.items()},
+            "figures": self.figures.to_dict(self.models),
             "records": {card.name: [_record_dict(record) for record in card.records] for card in self.cards},
             "retention": {card.name: asdict(card.retention) if card.retention else None for card in self.cards},
             "calibration": {card.name: asdict(card.calibration) if card.calibration else None for card in self.cards},
@@ -198,15 +209,11 @@ def _listed(lines: Sequence[Line]) -> str:
 
 
 def _transcripts(cards: Sequence[Card]) -> tuple[Transcript, ...]:
-    """The prompts to show: each behaviour's rows in turn, in the suite's order, whatever the answers were."""
+    """Every prompt with its answers, behaviour by behaviour, in the suite's order."""
     rows = cards[0].suite.rows
-    queues = [[i for i, row in enumerate(rows) if row.behaviour == name] for name in BEHAVIOUR_NAMES]
-    chosen: list[int] = []
-    for place in range(len(rows)):
-        chosen += [queue[place] for queue in queues if place < len(queue)]
     return tuple(
         Transcript(rows[i], BEHAVIOURS[rows[i].behaviour].title, tuple(card.records[i] for card in cards))
-        for i in sorted(chosen[:N_TRANSCRIPTS], key=lambda i: (BEHAVIOUR_NAMES.index(rows[i].behaviour), i))
+        for i in sorted(range(len(rows)), key=lambda i: (BEHAVIOUR_NAMES.index(rows[i].behaviour), i))
     )
 
 
