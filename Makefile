@@ -19,7 +19,7 @@ ROUNDS ?= 2
 
 help:
 	@echo "make quickstart   a raw model becomes an assistant, with a report of what changed"
-	@echo "make check        the fast loop: ruff, mypy, import-linter, unit tests"
+	@echo "make check        the fast loop: ruff, mypy, import-linter, tests that run no model"
 	@echo "make test         all tests but those on real models"
 	@echo "make test-real    the slow tests on real models"
 	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir"
@@ -76,8 +76,11 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Tests that run no model, in a minute; `make test` has all.
+FAST ?= tests/ops tests/losses tests/data tests/textbook $(wildcard tests/test_*.py)
+
 check: lint
-	$(BIN)/pytest $(SPREAD) -m "not real and not process"
+	$(BIN)/pytest $(SPREAD) -m "not real and not process" $(FAST)
 
 test: $(VENV)/.dev
 	$(BIN)/pytest $(SPREAD) -m "not real"

@@ -31,6 +31,7 @@ from burnish.models.token_rows import (
     token_rows,
     token_rows_of,
 )
+from burnish.models.turned import turned_linear
 
 
 class LoRALinear(nn.Module):
@@ -80,7 +81,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         route = current_route()
         if route.merged is not None and (merged := route.merged.get(self)) is not None:
-            return F.linear(x, merged, self.bias)
+            return turned_linear(x, merged, self.bias) if route.turned else F.linear(x, merged, self.bias)
         spans: list[Span] = []
         parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
         for rows, name in _rows_of_parts(x, route):

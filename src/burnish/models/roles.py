@@ -25,6 +25,7 @@ from burnish.models.lora import adapter_names, adapter_parameters, backbone_para
 from burnish.models.norms import fuse_norms
 from burnish.models.routing import PLAIN, Route, routed
 from burnish.models.token_rows import token_rows_of
+from burnish.models.turned import allow_turning
 from burnish.ops.logprobs import OutputHead, token_logprobs
 
 PROBE = PromptGroup((5, 7, 11), (Response.full((13, 17, 19)), Response.full((23, 29))))
@@ -55,6 +56,7 @@ class Backbone:
         self._splits: dict[int, bool] = {}
         own = self._own_logprobs(PROBE) if self.layout == "shared" else None
         fuse_norms(model)
+        allow_turning(model)
         if checkpointing:
             checkpoint_layers(model)
         if own is not None:

@@ -26,11 +26,13 @@ class Route:
         dropout: whether LoRA dropout is on.
         merged: weights (`merged.py`) by layer, for a single adapter whose update is in them already; none where the
             adapter's products are computed beside the frozen weights.
+        turned: whether linear layers turn products of few rows around (`turned.py`).
     """
 
     parts: tuple[tuple[str | None, int], ...]
     dropout: bool = False
     merged: Mapping[nn.Module, Tensor] | None = field(default=None, compare=False)
+    turned: bool = field(default=False, compare=False)
 
     @classmethod
     def single(cls, adapter: str | None, *, dropout: bool = False) -> Route:

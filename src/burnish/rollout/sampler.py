@@ -25,6 +25,7 @@ from burnish.errors import ConfigError, ModelError
 from burnish.models.merged import merge_pays, merged_weights
 from burnish.models.roles import Backbone, Role
 from burnish.models.routing import Route
+from burnish.models.turned import can_turn
 from burnish.ops.logprobs import OutputHead
 from burnish.rollout.drawing import Logits, Projection, draw, exact_logits, log_probability
 
@@ -174,12 +175,13 @@ def route_of(role: Role, params: SamplingParams, passes: int) -> Route:
         params: of the call.
         passes: how many forward passes are to come if every sample is as long as it may be.
     """
-    route = role.route()
+    backbone, plain = role.backbone, params.decoding == "plain"
+    route = replace(role.route(), turned=not plain and can_turn(backbone.device, backbone.compute_dtype))
     if role.adapter is None or params.decoding in ("adapter", "plain"):
         return route
-    if params.decoding == "auto" and not merge_pays(role.backbone, role.adapter, passes):
+    if params.decoding == "auto" and not merge_pays(backbone, role.adapter, passes):
         return route
-    return replace(route, merged=merged_weights(role.backbone, role.adapter))
+    return replace(route, merged=merged_weights(backbone, role.adapter))
 
 
 @dataclass(slots=True)
