@@ -57,10 +57,10 @@ def test_the_report_holds_them_in_json_and_page(tmp_path: Path) -> None:
     made = build_report(cards, training=training)
     assert made.to_dict()["training"] == training
     page = render_page(made)
-    assert "While training" in page
+    assert "While dpo trained" in page
     assert "4 (kept)" in page
     assert "lies outside its bounds" in page
-    assert "While training" not in render_page(build_report(cards))
+    assert "While dpo trained" not in render_page(build_report(cards))
 
 
 def test_a_run_without_a_guard_says_nothing_of_one(tmp_path: Path) -> None:

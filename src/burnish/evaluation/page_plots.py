@@ -145,6 +145,10 @@ def _training(data: Training, names: Sequence[str]) -> Drawn:
         ),
         head=("step", *(look.metric for look in data.looks)),
         rows=tuple(
-            (f"{step:.0f}", *(f"{own[step]:.4g}" if step in own else "\u2013" for own in values)) for step in steps
+            (
+                f"{step:.0f}{' (kept)' if step == data.kept else ''}",
+                *(f"{own[step]:.4g}" if step in own else "\u2013" for own in values),
+            )
+            for step in steps
         ),
     )
