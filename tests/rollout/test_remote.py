@@ -181,7 +181,8 @@ EndpointResponder("api", Endpoint(sys.argv[1], "m"), cache=cache, settings=Endpo
 @pytest.mark.process
 def test_an_interrupt_waits_for_nothing(tmp_path: Path) -> None:
     code = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 from burnish.data.examples import Message
 from burnish.rollout.endpoint import Endpoint
 from burnish.rollout.remote import EndpointResponder
