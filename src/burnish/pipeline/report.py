@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -114,21 +115,7 @@ def report(
     if topic_judge is not None and topic_judge not in models:
         check_models({topic_judge: topic_judge})  # a wrong name is told before minutes of work
     asking = _asking(dtype, device, batch_size, EndpointSettings(concurrency, timeout), cache, console)
-    cards: dict[str, Card] = {}
-    local: dict[str, CachedResponder] = {}
-    for group in make_groups(models, asking, [row.id for row in suite.rows]):
-        together = {name: one for name, one in group.responders.items() if isinstance(one, CachedResponder)}
-        local |= together
-        for name in group.responders:
-            card = _card(name, group, suite, asking, console)
-            if name in together:
-                card = with_tokens(card, "multiple choice and prose", together[name].tokens_scored)
-            card = with_kl(card, next(iter(models)), together)
-            if lm_eval and name in together:
-                card = with_harness(card, together[name].model, lm_eval, lm_eval_path)
-            cards[name] = card
-    reader = _reader(topic_judge, models, local, asking)
-    ordered = [with_topic(cards[name], reader) for name in models]
+    ordered = _measure(models, suite, asking, console, topic_judge, lm_eval, lm_eval_path)
     preference = None
     if judging is not None or scoring is not None:
         with _Display("preference", console) as display:
@@ -147,6 +134,35 @@ def report(
     console.print()
     print_report(made, console)
     return made
+
+
+def _measure(
+    models: Mapping[str, str],
+    suite: Suite,
+    asking: Asking,
+    console: Console,
+    topic_judge: str | None,
+    lm_eval: Sequence[str],
+    lm_eval_path: str | None,
+) -> list[Card]:
+    """The cards in the order of the models. A group's weights go when the next group's come, but for the reader's."""
+    cards: dict[str, Card] = {}
+    readers: dict[str, CachedResponder] = {}
+    groups = make_groups(models, asking, [row.id for row in suite.rows])
+    while groups:
+        group = groups.pop(0)
+        together = {name: one for name, one in group.responders.items() if isinstance(one, CachedResponder)}
+        for name in group.responders:
+            card = _card(name, group, suite, asking, console)
+            if name in together:
+                card = with_tokens(card, "multiple choice and prose", together[name].tokens_scored)
+            card = with_kl(card, next(iter(models)), together)
+            if lm_eval and name in together:
+                card = with_harness(card, together[name].model, lm_eval, lm_eval_path)
+            cards[name] = card
+        readers = _first_reader(topic_judge, models, readers | together)
+    reader = _reader(topic_judge, readers, asking)
+    return [with_topic(cards[name], reader) for name in models]
 
 
 def check_report_dir(out: Path) -> None:
@@ -168,15 +184,26 @@ def _named(wanted: str | None, models: Mapping[str, str]) -> str | None:
     return next((name for name, model in models.items() if wanted in (name, model)), wanted)
 
 
-def _reader(
-    wanted: str | None, models: Mapping[str, str], local: Mapping[str, CachedResponder], asking: Asking
-) -> CachedResponder | None:
-    """The base model that judges topics: the one that was named, else the report's first raw one."""
-    name = wanted or next((name for name in models if name in local and local[name].is_raw), None)
-    if name is None or name in local:
-        return None if name is None else local[name]
-    (group,) = make_groups({name: name}, asking)
-    found = group.responders[name]
+def _first_reader(
+    wanted: str | None, models: Mapping[str, str], found: Mapping[str, CachedResponder]
+) -> dict[str, CachedResponder]:
+    """Of the models measured so far the one that may judge topics, if there is one; the others need not be kept."""
+    fit = (name for name in models if name in found and (name == wanted if wanted else found[name].is_raw))
+    return {name: found[name] for name in islice(fit, 1)}
+
+
+def _reader(wanted: str | None, measured: Mapping[str, CachedResponder], asking: Asking) -> CachedResponder | None:
+    """The base model that judges topics: the one that was named, else the report's first raw one.
+
+    Args:
+        wanted: its name, if one was given.
+        measured: that model, if it is one of the report's.
+        asking: how another one would be loaded.
+    """
+    if measured or wanted is None:
+        return next(iter(measured.values()), None)
+    (group,) = make_groups({wanted: wanted}, asking)
+    found = group.responders[wanted]
     if not isinstance(found, CachedResponder):
         raise ConfigError("an endpoint gives no log-probabilities", where="topic_judge", fix="name a local model")
     return found
