@@ -1,18 +1,21 @@
-"""Over-optimisation: a reward model of few noisy labels, no price on the KL, and the alarm that ends it.
+"""Over-optimisation of a learned reward: gold against the KL, the alarm that ends it, an ensemble beside it.
 
     python examples/overoptimisation.py
 
-Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer (that may err at times); an
-ensemble learns from them, its last member being kept back to judge. The policy is trained on the others with the alarm
-told to warn only, then again, to the same bits, with `on_alarm: rollback`. The gold scorer sees the answers of
-the evaluations afterwards, and has no part in the alarm unless `--judge gold` says so.
+Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer (that may err at times),
+and reward models learn from them. Nothing holds the policy to its start. It is trained three times: on one reward model
+with the alarm told to warn only; the same to the bit with `on_alarm: rollback`; and on the worst of an ensemble.
+Another reward model, which rewards nobody, is what the alarm listens to. The gold scorer sees the answers of the
+evaluations afterwards, and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +35,15 @@ from figures import (
     write_result,
     write_rows,
 )
+from gao import GaoFit, fit_gao
 from reviews import MAX_NEW_TOKENS, make_parts, read_reviews, start_model
 from rewards import varied_sentiment
-
-REWARDS = Path(__file__).with_name("rewards.py")
-GOLD = "varied_sentiment"
 
 
 def flip_labels(scores: list[tuple[float, float]], noise: float, *, seed: int) -> list[bool]:
     """Of each pair whether the first is called better: the higher score, with probability `noise` the other."""
     rng = random.Random(seed)
     return [(first > second) != (rng.random() < noise) for first, second in scores]
-
-
-def answer(model: str, prompts: list[str], *, n: int, seed: int) -> list[list[str]]:
-    """`n` continuations of each prompt."""
-    from burnish.data.examples import Message
-    from burnish.models.placement import pick_device, pick_dtype
-
-    device = pick_device("auto")
-    (speaker,) = bn.load_speakers(
-        [model_of(model)], dtype=pick_dtype("float32", device), device=str(device), template="none"
-    )
-    params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
-    said = speaker.answers([[Message("user", prompt)] for prompt in prompts], params, n=n, batch_size=64)
-    return [[one.text for one in answers] for answers in said]
 
 
 def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, noise: float, seed: int) -> Path:
@@ -78,16 +65,31 @@ def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, noise: flo
     return write_rows(path, pairs)
 
 
-def train(arguments: argparse.Namespace, start: str, reward: str, files: dict[str, str], on_alarm: str) -> Path:
-    """The policy on the ensemble's members, evaluated after every rollout."""
+def train_scorers(arguments: argparse.Namespace, start: str, pairs: Path, name: str, **settings: Any) -> Path:
+    """Reward models on the start model's weights, from the same pairs."""
+    config = bn.RewardConfig(
+        model=start,
+        data=str(pairs),
+        out=arguments.runs / name,
+        template="none",
+        lora={"layers": arguments.layers},
+        epochs=arguments.reward_epochs,
+        validation=0.1,
+        learning_rate=arguments.reward_learning_rate,
+        dtype="float32",
+        **settings,
+    )
+    return bn.train_reward(config).out
+
+
+def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str], name: str, **settings: Any) -> Path:
+    """A policy whose KL costs nothing, evaluated after every other rollout."""
     config = PPOConfig(
         model=start,
         data=files["prompts"],
         validation=files["watched"],
         evaluation_prompts=arguments.watched,
-        reward=reward,
-        judge=f"{REWARDS}:{GOLD}" if arguments.judge == "gold" else None,
-        out=arguments.runs / f"{on_alarm}-{arguments.judge}",
+        out=arguments.runs / name,
         template="none",
         advantage="rloo",
         rollout_size=16,
@@ -101,39 +103,31 @@ def train(arguments: argparse.Namespace, start: str, reward: str, files: dict[st
         schedule="constant",
         missing_eos_penalty=1.0,  # without it answers stop ending first, and that alarm goes off before any other
         eval_every=arguments.eval_every,
-        on_alarm=on_alarm,
-        keep_best=on_alarm == "rollback",
         alarm={"kl_budget": arguments.kl_budget},
         seed=0,
         dtype="float32",
+        **settings,
     )
     return train_ppo(config).out
 
 
-def curves(run: Path) -> list[dict[str, float]]:
-    """Of each evaluation the step, proxy, what the judge said, gold, KL."""
+def curves(run: Path) -> tuple[list[dict[str, float]], GaoFit | None]:
+    """Of each evaluation the step, proxy, held-out reward, gold and KL, with standard errors; the fit to gold."""
     found = []
+    golds, nats = [], []
     for step, lines in evaluations(run):
         gold = varied_sentiment([x["prompt"] for x in lines], [x["response"] for x in lines])
         point: dict[str, float] = {"step": step}
-        series = {"proxy": [x["score"] for x in lines], "gold": gold, "kl": [x["kl"] for x in lines]}
-        if "judge" in lines[0]:
-            series["judge"] = [x["judge"] for x in lines]
+        series = {"gold": gold} | {
+            name: [float(x[key]) for x in lines]
+            for name, key in (("proxy", "score"), ("held_out", "judge"), ("kl", "kl"), ("ends", "finished"))
+        }
         for name, values in series.items():
             point[name], point[f"{name}_se"] = mean_and_error(values)
         found.append(point)
-    return found
-
-
-def held_out_member(run: Path, reward: str, points: list[dict[str, float]]) -> None:
-    """Adds the held-back member's mean score to the points of a run that it did not judge."""
-    lines = [line for _, part in evaluations(run) for line in part]
-    rows = [{"prompt": x["prompt"], "completion": f" {x['response'] or '.'}"} for x in lines]
-    scored = bn.score_data(reward, str(write_rows(run / "answers.jsonl", rows)))
-    own = scored.members[-1, :, 0].tolist()
-    size = len(own) // len(points)
-    for i, point in enumerate(points):
-        point["member"], point["member_se"] = mean_and_error(own[i * size : (i + 1) * size])
+        golds.append(gold)
+        nats.append(series["kl"])
+    return found, fit_gao(nats, golds)
 
 
 def verdict(points: list[dict[str, float]], alarm: int | None) -> dict[str, Any]:
@@ -160,50 +154,84 @@ def first_alarm(run: Path) -> dict[str, Any] | None:
     return None
 
 
-def draw(points: list[dict[str, float]], alarm: int | None, kept: int, out: Path) -> None:
-    """Proxy, held-out member and gold against the step, with the alarm and the step that is rolled back to."""
-    figure, (left, right) = new_figure(2, width=5.2)
-    named = {"proxy": "proxy (trained on)", "member": "held-out member", "gold": "gold"}
+def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Path) -> None:
+    """What the single model's policy earns, step by step; gold against the root of the KL, with the fits."""
+    figure, (left, middle, right) = new_figure(3, width=4.4)
+    points = found["one reward model"]["points"]
     steps = [point["step"] for point in points]
-    for place, (name, label) in enumerate(named.items()):
-        values = [point[name] for point in points]
+    named = {"proxy": "proxy (trained on)", "held_out": "held-out reward model", "gold": "gold"}
+    for colour, (name, label) in zip(COLOURS, named.items(), strict=False):
+        axis = middle if name == "gold" else left
+        axis.plot(steps, [point[name] for point in points], color=colour, label=label)
         low, high = ([p[name] + sign * 1.96 * p[f"{name}_se"] for p in points] for sign in (-1, 1))
-        axis = right if name == "gold" else left
-        axis.plot(steps, values, color=COLOURS[place], label=label)
-        axis.fill_between(steps, low, high, color=COLOURS[place], alpha=0.15, linewidth=0)
-    for axis in (left, right):
+        axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    for axis in (left, middle):
         if alarm is not None:
             axis.axvline(alarm, color="#333333", linewidth=1, linestyle="--", label="alarm")
-        axis.axvline(kept, color=COLOURS[2], linewidth=1, linestyle=":", label="rolled back to")
+        axis.axvline(kept, color=COLOURS[3], linewidth=1, linestyle=":", label="rolled back to")
         axis.set(xlabel="optimiser step")
         axis.legend(frameon=False, fontsize=8)
     left.set(ylabel="mean score of the reward models")
-    right.set(ylabel="gold reward")
+    middle.set(ylabel="gold reward")
+    for colour, (name, part) in zip((COLOURS[2], COLOURS[0]), found.items(), strict=True):
+        own = part["points"]
+        distance = [math.sqrt(max(point["kl"], 0.0)) for point in own]
+        gain = [point["gold"] - own[0]["gold"] for point in own]
+        errors = [point["gold_se"] for point in own]
+        right.errorbar(distance, gain, yerr=errors, fmt="o", markersize=3, linewidth=0.8, color=colour, label=name)
+        if part["fit"] is not None:
+            fit = GaoFit(**part["fit"])
+            grid = [max(distance) * i / 100 for i in range(101)]
+            right.plot(grid, [fit(d) for d in grid], color=colour)
+    right.set(xlabel="square root of the KL (nats a response)", ylabel="gold reward gained")
+    right.legend(frameon=False, fontsize=8)
     save_figure(figure, out, "overoptimisation")
 
 
-def main() -> None:
-    """Start model, noisy labels, ensemble, the two runs, three models on test prompts."""
+def compare(arguments: argparse.Namespace, models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
+    """The gold reward of each model on prompts that nothing has seen before, and three of its answers."""
+    from burnish.data.examples import Message
+    from burnish.models.placement import pick_device, pick_dtype
+
+    device = pick_device("auto")
+    dtype = pick_dtype("float32", device)
+    found: dict[str, Any] = {}
+    for name, model in models.items():
+        (speaker,) = bn.load_speakers([model_of(model)], dtype=dtype, device=str(device), template="none")
+        params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=1)
+        answers = speaker.answers([[Message("user", prompt)] for prompt in prompts], params, batch_size=64)
+        said = [one.text for (one,) in answers]
+        gold = bootstrap_mean(varied_sentiment(prompts, said))
+        found[name] = {"gold": gold.value, "low": gold.interval.low, "high": gold.interval.high, "examples": said[:3]}
+    return found
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes overoptimisation.json and .png")
     parser.add_argument("--runs", type=Path, default=Path("runs/overoptimisation"))
-    parser.add_argument("--judge", choices=("member", "gold"), default="member", help="what the alarm listens to")
-    parser.add_argument("--pairs", type=int, default=400, help="prompts of the pairs; ties are left out")
-    parser.add_argument("--gap", type=float, default=0.0, help="how far apart a pair's gold scores are at least")
-    parser.add_argument("--noise", type=float, default=0.25, help="the share of wrong labels")
-    parser.add_argument("--layers", default="all", help="that reward model and policy train: all, or last-N")
-    parser.add_argument("--members", type=int, default=3, help="of the ensemble; the last one judges")
-    parser.add_argument("--reward-epochs", type=int, default=2)
-    parser.add_argument("--reward-learning-rate", type=float, default=2e-4)
+    parser.add_argument("--sft", type=int, default=640, help="reviews of the start model's SFT")
+    parser.add_argument("--pairs", type=int, default=672, help="prompts of the pairs")
+    parser.add_argument("--gap", type=float, default=0.4, help="how far apart a pair's gold scores are at least")
+    parser.add_argument("--noise", type=float, default=0.0, help="the share of wrong labels")
+    parser.add_argument("--layers", default="last-10", help="that reward models and policy train: all, or last-N")
+    parser.add_argument("--members", type=int, default=3, help="of the ensemble")
+    parser.add_argument("--reward-epochs", type=int, default=1)
+    parser.add_argument("--reward-learning-rate", type=float, default=5e-4)
     parser.add_argument("--rollouts", type=int, default=40)
     parser.add_argument("--eval-every", type=int, default=2, help="in rollouts")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--kl-budget", type=float, default=25.0)
-    parser.add_argument("--sft", type=int, default=1600)
     parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
     parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Start model, labels, reward models, the three policies, four models on test prompts."""
+    arguments = parse()
     sizes = {"watched": arguments.watched, "test": arguments.test}
     n_prompts = arguments.pairs + 16 * arguments.rollouts
     parts = make_parts(read_reviews(), sft=arguments.sft, prompts=n_prompts, **sizes, seed=0)
@@ -212,49 +240,35 @@ def main() -> None:
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     labelled = parts.prompts[: arguments.pairs]
     pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, noise=arguments.noise, seed=0)
-    ensemble = bn.RewardConfig(
-        model=start,
-        data=str(pairs),
-        out=arguments.runs / "reward",
-        template="none",
-        members=arguments.members,
-        holdout=True,
-        lora={"layers": arguments.layers},
-        epochs=arguments.reward_epochs,
-        validation=0.1,
-        learning_rate=arguments.reward_learning_rate,
-        dtype="float32",
-    )
-    reward = str(bn.train_reward(ensemble).out)
-    watched = train(arguments, start, reward, files, "warn")
-    rolled = train(arguments, start, reward, files, "rollback")
-    points, alarm = curves(watched), first_alarm(watched)
-    if arguments.judge == "gold":
-        held_out_member(watched, reward, points)
-    else:
-        for point in points:
-            point["member"], point["member_se"] = point["judge"], point["judge_se"]
-    record = json.loads((rolled / "run.json").read_text(encoding="utf-8"))
-    kept = int(record["metrics"]["model_of_step"])
-    step = None if alarm is None else int(alarm["step"])
-    found = verdict(points, step) | {"rolled_back_to": kept}
-    prompts = [row["prompt"] for row in parts.test]
-    finals: dict[str, Any] = {}
-    for name, model in {"start": start, "rolled back": str(rolled), "no alarm": str(watched)}.items():
-        said = [answers[0] for answers in answer(model, prompts, n=1, seed=1)]
-        gold = bootstrap_mean(varied_sentiment(prompts, said))
-        finals[name] = {"gold": gold.value, "low": gold.interval.low, "high": gold.interval.high, "examples": said[:3]}
-    keys = ("step", "proxy", "member", "gold", "kl")
-    print_table(keys, [[point["step"], *(f"{point[key]:.2f}" for key in keys[1:])] for point in points])
-    print(json.dumps(found, indent=2))
-    print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in finals.items()])
-    n_pairs = len(read_jsonl(pairs))
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("out", "runs")} | {"pairs_kept": n_pairs}
-    evaluation = json.loads((Path(reward) / "model" / "evaluation.json").read_text(encoding="utf-8"))
-    accuracy = {"reward_model_accuracy": evaluation["accuracy"]}
-    result = {"settings": settings, **accuracy, "verdict": found, "alarm": alarm, "points": points, "test": finals}
-    write_result(arguments.out, "overoptimisation", result)
-    draw(points, step, kept, arguments.out)
+    scorer = train_scorers(arguments, start, pairs, "reward", members=2, holdout=True)
+    ensemble = train_scorers(arguments, start, pairs, "ensemble-reward", members=arguments.members, seed=1)
+    judge = str(scorer / "model" / "member-2")
+
+    warned = train_policy(arguments, start, files, "warned", reward=str(scorer), on_alarm="warn", keep_best=False)
+    rolled = train_policy(arguments, start, files, "rolled-back", reward=str(scorer), on_alarm="rollback")
+    worst = {"reward": str(ensemble), "ensemble": "worst", "judge": judge}
+    against_worst = train_policy(arguments, start, files, "ensemble", on_alarm="warn", keep_best=False, **worst)
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, run in {"one reward model": warned, f"worst of {arguments.members}": against_worst}.items():
+        points, fit = curves(run)
+        alarm = first_alarm(run)
+        told = verdict(points, None if alarm is None else int(alarm["step"]))
+        found[name] = {"points": points, "fit": None if fit is None else asdict(fit), "alarm": alarm, "verdict": told}
+        keys = ("step", "proxy", "held_out", "gold", "kl", "ends")
+        print_table((name, *keys[1:]), [[p["step"], *(f"{p[key]:.2f}" for key in keys[1:])] for p in points])
+        print(json.dumps({"verdict": told, "fit": found[name]["fit"]}, indent=2))
+    kept = int(json.loads((rolled / "run.json").read_text(encoding="utf-8"))["metrics"]["model_of_step"])
+    models = {"start": start, "rolled back": rolled, "never stopped": warned, "ensemble, never stopped": against_worst}
+    tested = compare(arguments, {k: str(v) for k, v in models.items()}, [row["prompt"] for row in parts.test])
+    print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
+    evaluation = json.loads((scorer / "model" / "evaluation.json").read_text(encoding="utf-8"))
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")}
+    settings["pairs_kept"] = len(read_jsonl(pairs))
+    result = {"settings": settings, "reward_model_accuracy": evaluation["accuracy"], "rolled_back_to": kept}
+    write_result(arguments.out, "overoptimisation", {**result, "runs": found, "test": tested})
+    alarm = found["one reward model"]["alarm"]
+    draw(found, None if alarm is None else int(alarm["step"]), kept, arguments.out)
 
 
 if __name__ == "__main__":
