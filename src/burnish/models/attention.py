@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from burnish.data.groups import PAD_SEGMENT, PROMPT_SEGMENT, GroupBatch
 from burnish.errors import ModelError
+from burnish.models.blocks import Block, block_attention, blocks_of
 
 ATTENTION_NAME = "burnish"
 
@@ -27,6 +28,10 @@ class AttentionPlan(Protocol):
 
     def mask(self, window: int | None) -> Tensor | None:
         """(B or 1, 1, Q, S) boolean mask, True where a query may see a key; None for plain causal attention."""
+        ...
+
+    def blocks(self, window: int | None) -> list[list[Block]] | None:
+        """The same as blocks of each row, where that is less work; None where it is not."""
         ...
 
 
@@ -46,6 +51,7 @@ class GroupPlan:
         # plain causal attention computes, without a mask.
         self._one_response = bool(segment_ids.max() <= 1)
         self._span = int(position_ids.max()) + 1
+        self._blocks: dict[int | None, list[list[Block]] | None] = {}
 
     @classmethod
     def of(cls, batch: GroupBatch) -> GroupPlan:
@@ -53,14 +59,25 @@ class GroupPlan:
         return cls(batch.segment_ids, batch.position_ids)
 
     def mask(self, window: int | None) -> Tensor | None:
-        self.windows_asked.add(window)
-        if window is not None and window >= self._span:
-            window = None
+        window = self._narrow(window)
         if self._one_response and window is None:
             return None
         if window not in self._masks:
             self._masks[window] = self._build(window)
         return self._masks[window]
+
+    def blocks(self, window: int | None) -> list[list[Block]] | None:
+        window = self._narrow(window)
+        if self.segment_ids.device.type != "cpu" or (self._one_response and window is None):
+            return None
+        if window not in self._blocks:
+            self._blocks[window] = blocks_of(self.segment_ids, window)
+        return self._blocks[window]
+
+    def _narrow(self, window: int | None) -> int | None:
+        """The window, or none where the sequences are no longer than it."""
+        self.windows_asked.add(window)
+        return None if window is not None and window >= self._span else window
 
     def _build(self, window: int | None) -> Tensor:
         query, key = self.segment_ids.unsqueeze(2), self.segment_ids.unsqueeze(1)
@@ -100,6 +117,9 @@ class CachePlan:
             self._masks[window] = seen.unsqueeze(1)
         return self._masks[window]
 
+    def blocks(self, window: int | None) -> list[list[Block]] | None:
+        return None
+
 
 def group_attention(
     module: nn.Module,
@@ -138,12 +158,16 @@ def group_attention(
     """
     _demand_understood(attention_mask, attention_plan, kwargs)
     assert attention_plan is not None
+    own_scores = softcap is not None or kwargs.get("s_aux") is not None
+    if not own_scores and (rows := attention_plan.blocks(sliding_window)) is not None:
+        out = block_attention(query, key, value, rows, scale=scaling, dropout=dropout)
+        return out.transpose(1, 2).contiguous(), None
     mask = attention_plan.mask(sliding_window)
     heads, length = query.shape[1:3]
     if length == 1 and mask is not None and kwargs.get("s_aux") is None and key.shape[1] != heads:
         # One new token: the heads that share a key head become its queries, and each key is read once for all of them.
         query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
-    if softcap is not None or kwargs.get("s_aux") is not None:
+    if own_scores:
         out = _eager(query, key, value, mask, scaling, dropout, softcap, kwargs.get("s_aux"))
     else:
         causal = mask is None and query.shape[2] > 1

@@ -1,0 +1,128 @@
+"""Attention in blocks: what is a block, when it pays, and float64 equality with the mask and with separate rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from burnish.data.groups import collate
+from burnish.models import attention, blocks
+from burnish.models.attention import GroupPlan
+from burnish.models.blocks import block_attention, blocks_of
+from burnish.models.roles import Backbone, response_logprobs
+from tests.models.families import FAMILIES, tiny
+from tests.models.test_core import TOLERANCE, gradients, groups, separate_logprobs, true_float64  # noqa: F401
+
+
+def row(prompt: int, *responses: int, padding: int = 0) -> list[int]:
+    segments = [0] * prompt
+    for i, length in enumerate(responses, start=1):
+        segments += [i] * length
+    return segments + [-1] * padding
+
+
+def span(place: slice) -> tuple[int, int]:
+    return place.start, place.stop
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "LEAST_TOKENS", 0)
+    monkeypatch.setattr(blocks, "LEAST_SAVING", 0.0)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_row_is_cut_where_its_segments_change() -> None:
+    segments = torch.tensor([row(3, 2, 4), row(1, 1, padding=7), row(9)])
+    found = blocks_of(segments, None)
+    assert found is not None
+    places = [[(span(block.queries), [span(key) for key in block.keys]) for block in row] for row in found]
+    assert places == [
+        [((0, 3), [(0, 3)]), ((3, 5), [(0, 3), (3, 5)]), ((5, 9), [(0, 3), (5, 9)])],
+        [((0, 1), [(0, 1)]), ((1, 2), [(0, 1), (1, 2)])],
+        [((0, 9), [(0, 9)])],
+    ]
+
+
+@pytest.mark.usefixtures("always")
+def test_a_window_cuts_the_prompt_into_chunks() -> None:
+    # Window 3: token 4 of the prompt sees 2, 3, 4; the response's first, at position 7, sees 5, 6 and itself.
+    found = blocks_of(torch.tensor([row(7, 2)]), 3)
+    assert found is not None
+    assert [(span(b.queries), [span(key) for key in b.keys]) for b in found[0]] == [
+        ((0, 3), [(0, 3)]),
+        ((3, 6), [(1, 6)]),
+        ((6, 7), [(4, 7)]),
+        ((7, 9), [(5, 7), (7, 9)]),
+    ]
+    assert found[0][1].mask is not None
+    assert found[0][1].mask.int().tolist() == [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert found[0][3].mask is not None
+    assert found[0][3].mask.int().tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
+    "segments",
+    [row(0, 4, 4), [-1, -1, *row(3, 3)], [*row(3, 2, padding=1), 2, 2], [0, 0, 2, 2, 1, 1, -1, -1], [-1] * 8],
+    ids=["no prompt", "padding on the left", "padding between", "out of order", "nothing"],
+)
+def test_other_layouts_are_left_to_the_mask(segments: list[int]) -> None:
+    assert blocks_of(torch.tensor([segments]), None) is None
+
+
+def test_blocks_are_used_where_they_save_enough() -> None:
+    # A prompt of 1,000 with two responses of 50: 500,000 + 2 x 50 x 1,050 = 605,000 scores, the mask has 1,210,000.
+    found = blocks_of(torch.tensor([row(1000, 50, 50)]), None)
+    assert found is not None
+    assert sum(block.scores for block in found[0]) == 605_000
+    assert blocks_of(torch.tensor([row(100, 50, 50)]), None) is None, "too short"
+    # Two responses of 500 behind 20: 200 + 2 x 500 x 520 = 520,200 of 1,040,400; one alone 260,200 of 270,400.
+    assert blocks_of(torch.tensor([row(20, 500, 500)]), None) is not None
+    assert blocks_of(torch.tensor([row(20, 500)]), None) is None
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("window", [None, 1, 2, 4, 6])
+def test_blocks_equal_the_mask(window: int | None) -> None:
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, h, 14, 8, dtype=torch.float64, generator=draw) for h in (6, 2, 2))
+    segments = torch.tensor([row(7, 3, 4), row(6, 2, 3, padding=3), row(9, 1, padding=4)])
+    positions = torch.tensor([
+        [*range(7), 7, 8, 9, 7, 8, 9, 10],
+        [*range(6), 6, 7, 6, 7, 8, 0, 0, 0],
+        [*range(9), 9, 0, 0, 0, 0],
+    ])  # fmt: skip
+    plan = GroupPlan(segments, positions)
+    cut = plan.blocks(window)
+    assert cut is not None
+    got = block_attention(query, key, value, cut, scale=0.3, dropout=0.0)
+    mask = plan.mask(window)
+    want = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
+    real = segments.unsqueeze(1).expand(3, 6, 14) >= 0
+    assert torch.allclose(got[real], want[real], rtol=0, atol=1e-12)
+    assert got[~real].abs().max() == 0
+
+
+@pytest.mark.usefixtures("true_float64", "always")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_and_gradients_equal_separate_unpadded_forwards(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    real = attention.block_attention
+    monkeypatch.setattr(attention, "block_attention", lambda *a, **k: used.append(1) or real(*a, **k))
+    reference = tiny(family, dtype=torch.float64, attn_implementation="eager" if family == "gemma2" else "sdpa")
+    expected = separate_logprobs(reference)
+    weights = torch.randn(sum(len(e) for e in expected), dtype=torch.float64)
+    expected_grads = gradients(reference, (torch.cat(expected) * weights).sum())
+
+    model = tiny(family, dtype=torch.float64)
+    backbone = Backbone(model)
+    used.clear()
+    got = response_logprobs(backbone.role(), collate(groups()))
+    assert bool(used) == (family != "gemma2"), "capped scores have a way of their own"
+    assert torch.allclose(got.token, torch.cat(expected), rtol=0, atol=TOLERANCE)
+    got_grads = gradients(model, (got.token * weights).sum())
+    assert got_grads.keys() == expected_grads.keys()
+    for name, grad in got_grads.items():
+        assert torch.allclose(grad, expected_grads[name], rtol=0, atol=TOLERANCE), name
