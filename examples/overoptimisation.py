@@ -83,7 +83,7 @@ def train_scorers(arguments: argparse.Namespace, start: str, pairs: Path, name: 
 
 
 def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str], name: str, **settings: Any) -> Path:
-    """A policy whose KL costs nothing, evaluated after every other rollout."""
+    """A policy whose KL costs nothing."""
     config = PPOConfig(
         model=start,
         data=files["prompts"],
@@ -101,7 +101,7 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         learning_rate=arguments.learning_rate,
         lora={"layers": arguments.layers},
         schedule="constant",
-        missing_eos_penalty=1.0,  # without it answers stop ending first, and that alarm goes off before any other
+        missing_eos_penalty=arguments.missing_eos_penalty,
         eval_every=arguments.eval_every,
         alarm={"kl_budget": arguments.kl_budget},
         seed=0,
@@ -221,8 +221,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reward-epochs", type=int, default=1)
     parser.add_argument("--reward-learning-rate", type=float, default=5e-4)
     parser.add_argument("--rollouts", type=int, default=40)
-    parser.add_argument("--eval-every", type=int, default=2, help="in rollouts")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument(
+        "--missing-eos-penalty",
+        type=float,
+        default=3.0,
+        help="more than the score can gain: otherwise answers stop ending, and that alarm goes off before any other",
+    )
     parser.add_argument("--kl-budget", type=float, default=25.0)
     parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
     parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
