@@ -20,7 +20,6 @@ import burnish as bn
 from burnish.evaluation.intervals import bootstrap_mean
 from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
-from burnish.stages.run import model_of
 from figures import (
     COLOURS,
     evaluations,
@@ -32,7 +31,7 @@ from figures import (
     write_result,
     write_rows,
 )
-from reviews import MAX_NEW_TOKENS, make_parts, read_reviews, start_model
+from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
 from rewards import varied_sentiment
 
 REWARDS = Path(__file__).with_name("rewards.py")
@@ -43,20 +42,6 @@ def flip_labels(scores: list[tuple[float, float]], noise: float, *, seed: int) -
     """Of each pair whether the first is called better: the higher score, with probability `noise` the other."""
     rng = random.Random(seed)
     return [(first > second) != (rng.random() < noise) for first, second in scores]
-
-
-def answer(model: str, prompts: list[str], *, n: int, seed: int) -> list[list[str]]:
-    """`n` continuations of each prompt."""
-    from burnish.data.examples import Message
-    from burnish.models.placement import pick_device, pick_dtype
-
-    device = pick_device("auto")
-    (speaker,) = bn.load_speakers(
-        [model_of(model)], dtype=pick_dtype("float32", device), device=str(device), template="none"
-    )
-    params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
-    said = speaker.answers([[Message("user", prompt)] for prompt in prompts], params, n=n, batch_size=64)
-    return [[one.text for one in answers] for answers in said]
 
 
 def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, noise: float, seed: int) -> Path:
@@ -241,7 +226,7 @@ def main() -> None:
     prompts = [row["prompt"] for row in parts.test]
     finals: dict[str, Any] = {}
     for name, model in {"start": start, "rolled back": str(rolled), "no alarm": str(watched)}.items():
-        said = [answers[0] for answers in answer(model, prompts, n=1, seed=1)]
+        said = [one.text for (one,) in continue_prompts(model, prompts, n=1, seed=1)]
         gold = bootstrap_mean(varied_sentiment(prompts, said))
         finals[name] = {"gold": gold.value, "low": gold.interval.low, "high": gold.interval.high, "examples": said[:3]}
     keys = ("step", "proxy", "member", "gold", "kl")
