@@ -23,7 +23,6 @@ import burnish as bn
 from burnish.evaluation.intervals import bootstrap_mean
 from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
-from burnish.stages.run import model_of
 from figures import (
     COLOURS,
     evaluations,
@@ -36,7 +35,7 @@ from figures import (
     write_rows,
 )
 from gao import GaoFit, fit_gao
-from reviews import MAX_NEW_TOKENS, make_parts, read_reviews, start_model
+from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
 from rewards import varied_sentiment
 
 
@@ -188,19 +187,11 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
     save_figure(figure, out, "overoptimisation")
 
 
-def compare(arguments: argparse.Namespace, models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
+def compare(models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
     """The gold reward of each model on prompts that nothing has seen before, and three of its answers."""
-    from burnish.data.examples import Message
-    from burnish.models.placement import pick_device, pick_dtype
-
-    device = pick_device("auto")
-    dtype = pick_dtype("float32", device)
     found: dict[str, Any] = {}
     for name, model in models.items():
-        (speaker,) = bn.load_speakers([model_of(model)], dtype=dtype, device=str(device), template="none")
-        params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=1)
-        answers = speaker.answers([[Message("user", prompt)] for prompt in prompts], params, batch_size=64)
-        said = [one.text for (one,) in answers]
+        said = [one.text for (one,) in continue_prompts(model, prompts, n=1, seed=1)]
         gold = bootstrap_mean(varied_sentiment(prompts, said))
         found[name] = {"gold": gold.value, "low": gold.interval.low, "high": gold.interval.high, "examples": said[:3]}
     return found
@@ -266,7 +257,7 @@ def main() -> None:
         print(json.dumps({"verdict": told, "fit": found[name]["fit"]}, indent=2))
     kept = int(json.loads((rolled / "run.json").read_text(encoding="utf-8"))["metrics"]["model_of_step"])
     models = {"start": start, "rolled back": rolled, "never stopped": warned, "ensemble, never stopped": against_worst}
-    tested = compare(arguments, {k: str(v) for k, v in models.items()}, [row["prompt"] for row in parts.test])
+    tested = compare({k: str(v) for k, v in models.items()}, [row["prompt"] for row in parts.test])
     print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
     evaluation = json.loads((scorer / "model" / "evaluation.json").read_text(encoding="utf-8"))
     settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")}

@@ -1,4 +1,4 @@
-"""Film reviews as prompts (their first words) and continuations that end with a sentence; the start model of two
+"""Film reviews as prompts (their first words) and continuations that end with a sentence; the start model of three
 examples."""
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from figures import write_rows
 from splits import split_by
+
+if TYPE_CHECKING:
+    from burnish.rollout.answers import Answer
 
 PROMPT_WORDS = (4, 8)
 RESPONSE_WORDS = (8, 24)
@@ -130,3 +133,17 @@ def start_model(model: str, data: str, out: Path, *, seed: int = 0, **more: Any)
     }
     bn.train_sft(bn.SFTConfig(**values))
     return str(out)
+
+
+def continue_prompts(model: str, prompts: Sequence[str], *, n: int, seed: int) -> list[list[Answer]]:
+    """`n` continuations of each prompt, at temperature 1; `model` is a model or a run's directory."""
+    import burnish as bn
+    from burnish.data.examples import Message
+    from burnish.models.placement import pick_device, pick_dtype
+    from burnish.stages.run import model_of
+
+    device = pick_device("auto")
+    dtype = pick_dtype("float32", device)
+    (speaker,) = bn.load_speakers([model_of(model)], dtype=dtype, device=str(device), template="none")
+    params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    return speaker.answers([[Message("user", prompt)] for prompt in prompts], params, n=n, batch_size=64)

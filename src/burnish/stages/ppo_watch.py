@@ -17,7 +17,8 @@ from torch import Tensor
 from burnish.data.groups import PromptGroup
 from burnish.evaluation.overoptimisation import Finding, Limits, Measurement, alarms, distinct_n, repetition
 from burnish.files import atomic_write
-from burnish.models.heads import ensemble_score
+from burnish.models.heads import Scorer, ensemble_score
+from burnish.models.roles import Role
 from burnish.models.trunk import Trunk
 from burnish.stages.config import PPOConfig
 from burnish.stages.functions import Episodes, RewardFunction
@@ -27,6 +28,51 @@ from burnish.stages.run import SAMPLES, Run
 
 EVALUATION_SEED = 20_231
 """Added to the run's seed: each evaluation draws with the same random numbers, and none of them are a rollout's."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutAnswers:
+    """What a policy answered held-out prompts, one response each.
+
+    Attributes:
+        sampled: (R) responses.
+        scores: (scorers, R) scores at the last real token.
+        kl: (R,) nats, log policy - log start summed over the tokens of each response: its mean over responses is an
+            unbiased estimate of the KL of whole responses (the estimator k1), and may be below 0.
+    """
+
+    sampled: Sampled
+    scores: Tensor
+    kl: Tensor
+
+
+def answer_held_out(
+    policy: Role,
+    start: Role,
+    prompts: Sequence[PromptGroup],
+    config: PPOConfig,
+    stop_ids: Sequence[int],
+    *,
+    scorers: Sequence[Scorer] = (),
+    trunk: Trunk | None = None,
+) -> HeldOutAnswers:
+    """Answer held-out prompts: always with the same random numbers for a seed, so that policies can be compared prompt
+    by prompt, whatever they were trained with.
+
+    Args:
+        policy: who answers, at the temperature of its own.
+        start: whom the KL is measured from.
+        prompts: without responses.
+        config: the limits of sampling, and the seed.
+        stop_ids: tokens that end a response.
+        scorers: whose scores are wanted.
+        trunk: lower layers that the roles share.
+    """
+    seed = config.seed * 1_000_003 + EVALUATION_SEED
+    sampled = sample_responses(policy, prompts, config, stop_ids, seed=seed, k=1)
+    reading = read_responses(sampled, config.micro_batch_tokens, speakers=[start], scorers=scorers, trunk=trunk)
+    kl = (sampled.logprobs - reading.logprobs[0]).masked_fill(~sampled.mask, 0.0).sum(1)
+    return HeldOutAnswers(sampled, reading.scores, kl)
 
 
 @dataclass
@@ -66,16 +112,14 @@ class Watch:
         if not self.prompts:
             return {}
         cast, config = self.cast, self.config
-        seed = config.seed * 1_000_003 + EVALUATION_SEED
-        sampled = sample_responses(cast.policy, self.prompts, config, cast.ground.stop_ids, seed=seed, k=1)
         scorers = [*cast.scorers, *cast.judges]
-        reading = read_responses(
-            sampled, config.micro_batch_tokens, speakers=[cast.start], scorers=scorers, trunk=self.trunk
+        answered = answer_held_out(
+            cast.policy, cast.start, self.prompts, config, cast.ground.stop_ids, scorers=scorers, trunk=self.trunk
         )
+        sampled, kl = answered.sampled, answered.kl
         episodes = self.episodes(sampled)
-        proxy = self.proxy(reading.scores[: len(cast.scorers)], episodes)
-        held_out = self._judged(reading.scores[len(cast.scorers) :], episodes)
-        kl = (sampled.logprobs - reading.logprobs[0]).masked_fill(~sampled.mask, 0.0).sum(1)
+        proxy = self.proxy(answered.scores[: len(cast.scorers)], episodes)
+        held_out = self._judged(answered.scores[len(cast.scorers) :], episodes)
         ids = sampled.ids()
         now = Measurement(
             step=step,
