@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +78,22 @@ def ppo_config(arguments: argparse.Namespace, start: str, files: Mapping[str, st
     )
 
 
-def best_against_worst(prompts: Sequence[str], answers: Sequence[Sequence[Answer]], gap: float) -> list[dict[str, str]]:
-    """Of each prompt's answers the one of the highest gold reward against the one of the lowest.
+def ended_texts(answers: Sequence[Sequence[Answer]]) -> list[list[str]]:
+    """Of each prompt the texts of the answers that ended: a pair's responses are learned with their end, and so those
+    that the limit of tokens cut off can be in none."""
+    return [[one.text for one in several if one.finished and one.text] for several in answers]
 
-    Answers that the limit of tokens cut off are in no pair, for a pair's responses are learned with their end. A prompt
-    whose best and worst are less than `gap` apart (or the same text) gives no pair.
+
+def best_against_worst(
+    prompts: Sequence[str], texts: Sequence[Sequence[str]], scores: Sequence[Sequence[float]], gap: float
+) -> list[dict[str, str]]:
+    """Of each prompt's answers the one of the highest score against the one of the lowest.
+
+    A prompt whose best and worst are less than `gap` apart (or the same text) gives no pair.
     """
     pairs = []
-    for prompt, several in zip(prompts, answers, strict=True):
-        texts = [one.text for one in several if one.finished and one.text]
-        scored = sorted(zip(sentiment([prompt] * len(texts), texts), texts, strict=True))
+    for prompt, own_texts, own_scores in zip(prompts, texts, scores, strict=True):
+        scored = sorted(zip(own_scores, own_texts, strict=True))
         if scored and scored[-1][0] - scored[0][0] >= gap and scored[-1][1] != scored[0][1]:
             pairs.append({"prompt": prompt, "chosen": f" {scored[-1][1]}", "rejected": f" {scored[0][1]}"})
     return pairs
@@ -102,7 +108,9 @@ def make_pairs(arguments: argparse.Namespace, start: str, prompts: Sequence[str]
     started = time.perf_counter()
     answers = continue_prompts(start, prompts, n=arguments.samples, seed=1)
     seconds = time.perf_counter() - started
-    pairs = write_rows(path, best_against_worst(prompts, answers, arguments.gap))
+    texts = ended_texts(answers)
+    scores = [sentiment([prompt] * len(own), own) for prompt, own in zip(prompts, texts, strict=True)]
+    pairs = write_rows(path, best_against_worst(prompts, texts, scores, arguments.gap))
     chosen = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in read_jsonl(pairs)]
     found = {
         "settings": settings,
@@ -138,13 +146,19 @@ def train_dpo(arguments: argparse.Namespace, start: str, pairs: str, beta: float
     return bn.train_dpo(config)
 
 
-def measure(models: Mapping[str, Path], prompts: Sequence[str], config: PPOConfig) -> dict[str, list[Line]]:
+def measure(
+    models: Mapping[str, Path],
+    prompts: Sequence[str],
+    config: PPOConfig,
+    gold: Callable[[Sequence[str], Sequence[str]], list[float]] = sentiment,
+) -> dict[str, list[Line]]:
     """What each model answers the held-out prompts, as PPO's evaluations ask and write it.
 
     Args:
         models: run directories; the KL of all is from the first.
         prompts: held out.
         config: how PPO's evaluations sample.
+        gold: prompts and responses to rewards.
     """
     import torch
 
@@ -160,7 +174,7 @@ def measure(models: Mapping[str, Path], prompts: Sequence[str], config: PPOConfi
             columns = {
                 "prompt": list(prompts),
                 "response": texts,
-                "score": sentiment(prompts, texts),
+                "score": gold(prompts, texts),
                 "kl": found.kl.tolist(),
                 "tokens": found.sampled.mask.sum(1).tolist(),
                 "finished": found.sampled.finished.tolist(),

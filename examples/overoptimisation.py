@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import random
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,39 @@ def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, noise: flo
         chosen, rejected = (first, second) if better else (second, first)
         pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return write_rows(path, pairs)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the policies stand on.
+
+    Attributes:
+        start: the run of the start model.
+        pairs: the labelled pairs.
+        scorer: the run of the reward model, whose second member is held back.
+        files: `prompts` of the rollouts and `watched` ones.
+        test: prompts that nothing has seen before the last comparison.
+    """
+
+    start: str
+    pairs: Path
+    scorer: Path
+    files: dict[str, str]
+    test: list[str]
+
+
+def prepare(arguments: argparse.Namespace) -> Ground:
+    """Start model, labels, reward model; what is there already is taken over."""
+    sizes = {"watched": arguments.watched, "test": arguments.test}
+    n_prompts = arguments.pairs + 16 * arguments.rollouts
+    parts = make_parts(read_reviews(), sft=arguments.sft, prompts=n_prompts, **sizes, seed=0)
+    files = parts.write(arguments.runs / "data")
+    write_rows(Path(files["prompts"]), [{"prompt": row["prompt"]} for row in parts.prompts[arguments.pairs :]])
+    start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
+    labelled = parts.prompts[: arguments.pairs]
+    pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, noise=arguments.noise, seed=0)
+    scorer = train_scorers(arguments, start, pairs, "reward", members=2, holdout=True)
+    return Ground(start, pairs, scorer, files, [row["prompt"] for row in parts.test])
 
 
 def train_scorers(arguments: argparse.Namespace, start: str, pairs: Path, name: str, **settings: Any) -> Path:
@@ -197,48 +230,47 @@ def compare(models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
     return found
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def new_parser(description: str | None) -> argparse.ArgumentParser:
+    """What the start, the labels and the reward models depend on."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes overoptimisation.json and .png")
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes the result and its figure")
     parser.add_argument("--runs", type=Path, default=Path("runs/overoptimisation"))
     parser.add_argument("--sft", type=int, default=640, help="reviews of the start model's SFT")
     parser.add_argument("--pairs", type=int, default=672, help="prompts of the pairs")
     parser.add_argument("--gap", type=float, default=0.4, help="how far apart a pair's gold scores are at least")
     parser.add_argument("--noise", type=float, default=0.0, help="the share of wrong labels")
-    parser.add_argument("--layers", default="last-10", help="that reward models and policy train: all, or last-N")
-    parser.add_argument("--members", type=int, default=3, help="of the ensemble")
+    parser.add_argument("--layers", default="last-10", help="that reward models and policies train: all, or last-N")
     parser.add_argument("--reward-epochs", type=int, default=1)
     parser.add_argument("--reward-learning-rate", type=float, default=5e-4)
-    parser.add_argument("--rollouts", type=int, default=40)
-    parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--rollouts", type=int, default=40, help="of 16 prompts that are kept for the policies")
+    parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
+    parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
     parser.add_argument(
         "--missing-eos-penalty",
         type=float,
         default=3.0,
         help="more than the score can gain: otherwise answers stop ending, and that alarm goes off before any other",
     )
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--members", type=int, default=3, help="of the ensemble")
+    parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--kl-budget", type=float, default=25.0)
-    parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
-    parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Start model, labels, reward models, the three policies, four models on test prompts."""
+    """The ground, the three policies, four models on test prompts."""
     arguments = parse()
-    sizes = {"watched": arguments.watched, "test": arguments.test}
-    n_prompts = arguments.pairs + 16 * arguments.rollouts
-    parts = make_parts(read_reviews(), sft=arguments.sft, prompts=n_prompts, **sizes, seed=0)
-    files = parts.write(arguments.runs / "data")
-    write_rows(Path(files["prompts"]), [{"prompt": row["prompt"]} for row in parts.prompts[arguments.pairs :]])
-    start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
-    labelled = parts.prompts[: arguments.pairs]
-    pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, noise=arguments.noise, seed=0)
-    scorer = train_scorers(arguments, start, pairs, "reward", members=2, holdout=True)
-    ensemble = train_scorers(arguments, start, pairs, "ensemble-reward", members=arguments.members, seed=1)
+    ground = prepare(arguments)
+    start, files, scorer = ground.start, ground.files, ground.scorer
+    ensemble = train_scorers(arguments, start, ground.pairs, "ensemble-reward", members=arguments.members, seed=1)
     judge = str(scorer / "model" / "member-2")
 
     warned = train_policy(arguments, start, files, "warned", reward=str(scorer), on_alarm="warn", keep_best=False)
@@ -257,11 +289,11 @@ def main() -> None:
         print(json.dumps({"verdict": told, "fit": found[name]["fit"]}, indent=2))
     kept = int(json.loads((rolled / "run.json").read_text(encoding="utf-8"))["metrics"]["model_of_step"])
     models = {"start": start, "rolled back": rolled, "never stopped": warned, "ensemble, never stopped": against_worst}
-    tested = compare({k: str(v) for k, v in models.items()}, [row["prompt"] for row in parts.test])
+    tested = compare({k: str(v) for k, v in models.items()}, ground.test)
     print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
     evaluation = json.loads((scorer / "model" / "evaluation.json").read_text(encoding="utf-8"))
     settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")}
-    settings["pairs_kept"] = len(read_jsonl(pairs))
+    settings["pairs_kept"] = len(read_jsonl(ground.pairs))
     result = {"settings": settings, "reward_model_accuracy": evaluation["accuracy"], "rolled_back_to": kept}
     write_result(arguments.out, "overoptimisation", {**result, "runs": found, "test": tested})
     alarm = found["one reward model"]["alarm"]

@@ -12,7 +12,7 @@ import pytest
 import frontier
 from burnish.rollout.answers import Answer
 from figures import evaluations, write_rows
-from frontier import best_against_worst, compare, height_above, measure, point_of
+from frontier import best_against_worst, compare, ended_texts, height_above, measure, point_of
 
 
 def answered(kl: Sequence[float], score: Sequence[float]) -> list[dict[str, Any]]:
@@ -69,9 +69,8 @@ def test_a_point_has_means_and_shares() -> None:
     assert (point["ends"], point["tokens"]) == (0.5, 3.0)
 
 
-def test_pairs_are_of_what_ended_and_far_enough_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_of_what_ended_and_far_enough_apart() -> None:
     worth = {"bad": -0.5, "dull": 0.0, "fine": 0.1, "great": 0.9}
-    monkeypatch.setattr(frontier, "sentiment", lambda prompts, texts: [worth[text] for text in texts])
 
     def said(*texts: str, cut: str = "") -> list[Answer]:
         return [Answer(text, text != cut, 1) for text in texts]
@@ -83,11 +82,13 @@ def test_pairs_are_of_what_ended_and_far_enough_apart(monkeypatch: pytest.Monkey
         said("great", cut="great"),
         said("dull", "dull"),
     ]
-    assert best_against_worst(["a", "b", "c", "d", "e"], answers, 0.2) == [
+    texts = ended_texts(answers)
+    scores = [[worth[text] for text in own] for own in texts]
+    assert best_against_worst(["a", "b", "c", "d", "e"], texts, scores, 0.2) == [
         {"prompt": "a", "chosen": " great", "rejected": " bad"},
         {"prompt": "b", "chosen": " dull", "rejected": " bad"},
     ]
-    assert best_against_worst(["e"], [said("dull", "dull")], 0.0) == []
+    assert best_against_worst(["e"], [["dull", "dull"]], [[0.0, 0.0]], 0.0) == []
 
 
 def test_a_finished_run_answers_as_its_last_evaluation_did(tmp_path: Path) -> None:
