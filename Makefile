@@ -12,7 +12,7 @@ BENCH ?= $(HOME)/.cache/burnish-bench
 DATA ?= starter/preferences
 MODELS ?= smollm2-135m-instruct
 DTYPES ?= float32
-STAGES ?= sft reward dpo ppo sampling growth
+STAGES ?= sft reward dpo ppo sampling growth layers
 ROUNDS ?= 2
 
 .PHONY: help quickstart bench docs test test-real check format lint clean

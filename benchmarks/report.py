@@ -14,6 +14,7 @@ from typing import Any
 
 import gpu
 import growth
+import layers
 import ppo
 import sampling
 import train
@@ -29,6 +30,7 @@ TITLES = {
     "ppo": "PPO beside TRL",
     "sampling": "Sampling beside generate and vLLM",
     **{f"growth-{kind}": one.title for kind, one in growth.GROWTHS.items()},
+    "layers": layers.TITLE,
     "gpu": gpu.TITLE,
 }
 """Stage -> the section's title while it has not been measured; in the order of RESULTS.md."""
@@ -37,6 +39,7 @@ RENDER: dict[str, Callable[[Record], str]] = {
     "ppo": ppo.render,
     "sampling": sampling.render,
     **{f"growth-{kind}": growth.render for kind in growth.GROWTHS},
+    "layers": layers.render,
 }
 HEAD = """\
 # Results of the benchmarks

@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TORCH = HERE.parent / "scripts" / "install_torch.sh"
-PARTS = ("sft", "reward", "dpo", "ppo", "sampling", "growth")
+PARTS = ("sft", "reward", "dpo", "ppo", "sampling", "growth", "layers")
 GROWTHS = ("prompt", "responses", "vocabulary", "sequence", "startup")
 PEERS = {
     "trl-1.16": ["trl==1.16.0", "peft==0.21.2"],
@@ -80,6 +80,9 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
     if part == "growth":
         shared = ["--model", arguments.models[0], "--dtype", arguments.dtypes[0]]
         return [script("growth.py", "measure", kind, *shared) for kind in GROWTHS]
+    if part == "layers":
+        pairs = [(model, dtype) for model in arguments.models for dtype in arguments.dtypes]
+        return [script("layers.py", "measure", "--model", model, "--dtype", dtype) for model, dtype in pairs]
     found = []
     for model in arguments.models if part != "ppo" else [PPO_MODEL]:
         work = ["--work", str(bench / "work" / f"{part}-{Path(model).name}")]

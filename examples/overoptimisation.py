@@ -86,7 +86,7 @@ class Ground:
 def prepare(arguments: argparse.Namespace) -> Ground:
     """Start model, labels, reward model; what is there already is taken over."""
     sizes = {"watched": arguments.watched, "test": arguments.test}
-    n_prompts = arguments.pairs + 16 * arguments.rollouts
+    n_prompts = arguments.pairs + arguments.prompts
     parts = make_parts(read_reviews(), sft=arguments.sft, prompts=n_prompts, **sizes, seed=0)
     files = parts.write(arguments.runs / "data")
     write_rows(Path(files["prompts"]), [{"prompt": row["prompt"]} for row in parts.prompts[arguments.pairs :]])
@@ -243,7 +243,7 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--layers", default="last-10", help="that reward models and policies train: all, or last-N")
     parser.add_argument("--reward-epochs", type=int, default=1)
     parser.add_argument("--reward-learning-rate", type=float, default=5e-4)
-    parser.add_argument("--rollouts", type=int, default=40, help="of 16 prompts that are kept for the policies")
+    parser.add_argument("--prompts", type=int, default=640, help="kept for the policies' rollouts")
     parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
     parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
     parser.add_argument(
@@ -259,8 +259,9 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
+    parser.add_argument("--rollouts", type=int, default=24, help="of 16 prompts, four answers to each")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--kl-budget", type=float, default=25.0)
     return parser.parse_args()
 

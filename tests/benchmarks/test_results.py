@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import growth
+import layers
 import report
 import train_section
 from common import results
@@ -104,3 +105,19 @@ def test_growth_is_rendered_and_drawn_from_its_points() -> None:
     record = results.new_record("growth-startup", model="m", dtype="float32", commands=["c"], points=startup)
     assert "0.25" in growth.render(record)
     assert json.loads(json.dumps(record)) == record
+
+
+def test_layers_are_held_against_the_first_choice() -> None:
+    versions = {"burnish": "0.1.0", "torch": "2", "transformers": "5"}
+    shared = {"loss_before": 3.0, "steps": 32, "trainable": 1000, "threads": 1, "versions": versions}
+    points = [
+        {"layers": "all", "loss": 1.5, "seconds": 90.0, "peak_rss_bytes": 2e9, **shared},
+        {"layers": "last-10", "loss": 1.625, "seconds": 36.0, "peak_rss_bytes": 1e9, **shared},
+    ]
+    record = results.new_record(
+        "layers", model="m", dtype="float32", setting=layers.SETTING, commands=["c"], points=points
+    )
+    text = layers.render(record)
+    row = next(line for line in text.splitlines() if line.startswith("| last-10"))
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["last-10", "1,000", "1.625", "36", "2.50", "1.00"]
+    assert text in report.page([record])
