@@ -382,6 +382,10 @@ def test_scores_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[3]["origin"].endswith("dpo.jsonl:4")
     assert rows[3]["chosen"] == pytest.approx(float(scored.scores[3, 0]))
+    one = score_data(str(result.model / "member-2"), str(tmp_path / "dpo.jsonl"), dtype="float32")
+    assert torch.allclose(one.scores, scored.members[1], atol=1e-6), "a member is a reward model of its own"
+    with pytest.raises(ModelError, match="not a reward model"):
+        load_reward_model(tmp_path / "run" / "checkpoints", dtype=torch.float32)
     worst = score_data(str(tmp_path / "run"), str(tmp_path / "dpo.jsonl"), rule="worst", dtype="float32")
     assert torch.allclose(worst.scores, scored.members[:2].amin(0), atol=1e-5)
 

@@ -139,7 +139,7 @@ def load_reward_model(
     """Load what the stage reward left: one member, or an ensemble on one backbone.
 
     Args:
-        directory: the reward model's.
+        directory: the reward model's, or that of one member of an ensemble.
         dtype: of the weights.
         device: where they go.
         echo: takes lines on a conversion or download.
@@ -223,8 +223,14 @@ def _classifier_head(directory: Path) -> Tensor:
 
 
 def is_reward_model(directory: Path) -> bool:
-    """Whether a directory holds what the stage reward writes."""
-    return (directory / RECORD).is_file()
+    """Whether a directory holds what the stage reward writes: a reward model, or one member of an ensemble."""
+    return (directory / RECORD).is_file() or _is_member(directory)
+
+
+def _is_member(directory: Path) -> bool:
+    """Whether the ensemble in the directory above names this one among its members."""
+    above = directory.absolute().parent
+    return directory.is_dir() and (above / RECORD).is_file() and directory.name in _read_record(above)["members"]
 
 
 def reward_members(directory: Path) -> list[Path]:
@@ -240,6 +246,8 @@ def _read_record(directory: Path) -> dict[str, Any]:
     fix = "give the directory of a run of burnish reward, or its model/"
     if not is_reward_model(directory):
         raise ModelError(f"not a reward model: it has no {RECORD}", where=str(directory), fix=fix)
+    if not (directory / RECORD).is_file():
+        return {**_read_record(directory.absolute().parent), "members": ["."], "holdout": None}
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         members = [str(name) for name in record["members"]]
