@@ -2,11 +2,12 @@
 
     python examples/overoptimisation.py
 
-Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer (that may err at times),
-and reward models learn from them. Nothing holds the policy to its start. It is trained three times: on one reward model
-with the alarm told to warn only; the same to the bit with `on_alarm: rollback`; and on the worst of an ensemble.
-Another reward model, which rewards nobody, is what the alarm listens to. The gold scorer sees the answers of the
-evaluations afterwards, and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
+Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer. A reward model learns
+from few of the labels, some of them wrong, and a policy from that, with nothing to hold it to its start: once with the
+alarm told to warn only, and again, the same to the bit, with `on_alarm: rollback`. Beside it stand a policy on the
+worst of an ensemble that learned from the same labels, and one on a reward model that had all of them, right. What the
+alarm listens to is a reward model that rewards nobody. The gold scorer sees the answers of the evaluations afterwards,
+and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from gao import GaoFit, fit_gao
 from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
 from rewards import varied_sentiment
 
+FEW = "few labels"
+
 
 def flip_labels(scores: list[tuple[float, float]], noise: float, *, seed: int) -> list[bool]:
     """Of each pair whether the first is called better: the higher score, with probability `noise` the other."""
@@ -45,22 +48,18 @@ def flip_labels(scores: list[tuple[float, float]], noise: float, *, seed: int) -
     return [(first > second) != (rng.random() < noise) for first, second in scores]
 
 
-def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, noise: float, seed: int) -> Path:
-    """Of each prompt its own continuation against two of other prompts, labelled by the gold scorer with noise; pairs
-    whose gold scores are less than `gap` apart are left out."""
+def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int) -> Path:
+    """Of each prompt its own continuation against two of other prompts, labelled by the gold scorer; pairs whose gold
+    scores are less than `gap` apart are left out."""
     rng = random.Random(seed)
-    kept, scores = [], []
+    pairs = []
     for row in rows:
         for other in rng.sample(rows, 2):
             first, second = row["completion"], other["completion"]
             pair = varied_sentiment([row["prompt"]] * 2, [first, second])
             if first != second and pair[0] != pair[1] and abs(pair[0] - pair[1]) >= gap:
-                kept.append((row["prompt"], first, second))
-                scores.append((pair[0], pair[1]))
-    pairs = []
-    for (prompt, first, second), better in zip(kept, flip_labels(scores, noise, seed=seed), strict=True):
-        chosen, rejected = (first, second) if better else (second, first)
-        pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+                chosen, rejected = (first, second) if pair[0] > pair[1] else (second, first)
+                pairs.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
     return write_rows(path, pairs)
 
 
@@ -92,21 +91,32 @@ def prepare(arguments: argparse.Namespace) -> Ground:
     write_rows(Path(files["prompts"]), [{"prompt": row["prompt"]} for row in parts.prompts[arguments.pairs :]])
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     labelled = parts.prompts[: arguments.pairs]
-    pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, noise=arguments.noise, seed=0)
-    scorer = train_scorers(arguments, start, pairs, "reward", members=2, holdout=True)
+    pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, seed=0)
+    every = {"data": str(pairs), "validation": 0.1, "epochs": 1}
+    scorer = train_scorers(arguments, start, "reward", **every, members=2, holdout=True)
     return Ground(start, pairs, scorer, files, [row["prompt"] for row in parts.test])
 
 
-def train_scorers(arguments: argparse.Namespace, start: str, pairs: Path, name: str, **settings: Any) -> Path:
-    """Reward models on the start model's weights, from the same pairs."""
+def take_few(arguments: argparse.Namespace, pairs: Path) -> dict[str, Any]:
+    """The first of the pairs as data, their labels wrong at times; the last ones, with the right labels, held out."""
+    rows = read_jsonl(pairs)
+    few, held_out = rows[: arguments.labels], rows[-arguments.held_out :]
+    right = flip_labels([(1.0, 0.0)] * len(few), arguments.noise, seed=1)
+    noisy = [
+        row if kept else {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+        for row, kept in zip(few, right, strict=True)
+    ]
+    files = {"data": ("few.jsonl", noisy), "validation": ("held-out.jsonl", held_out)}
+    return {name: str(write_rows(arguments.runs / file, rows)) for name, (file, rows) in files.items()}
+
+
+def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settings: Any) -> Path:
+    """Reward models on the start model's weights."""
     config = bn.RewardConfig(
         model=start,
-        data=str(pairs),
         out=arguments.runs / name,
         template="none",
         lora={"layers": arguments.layers},
-        epochs=arguments.reward_epochs,
-        validation=0.1,
         learning_rate=arguments.reward_learning_rate,
         dtype="float32",
         **settings,
@@ -187,9 +197,9 @@ def first_alarm(run: Path) -> dict[str, Any] | None:
 
 
 def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Path) -> None:
-    """What the single model's policy earns, step by step; gold against the root of the KL, with the fits."""
+    """What the policy on few labels earns, step by step; gold against the root of the KL, with the fits."""
     figure, (left, middle, right) = new_figure(3, width=4.4)
-    points = found["one reward model"]["points"]
+    points = found[FEW]["points"]
     steps = [point["step"] for point in points]
     named = {"proxy": "proxy (trained on)", "held_out": "held-out reward model", "gold": "gold"}
     for colour, (name, label) in zip(COLOURS, named.items(), strict=False):
@@ -205,7 +215,7 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
         axis.legend(frameon=False, fontsize=8)
     left.set(ylabel="mean score of the reward models")
     middle.set(ylabel="gold reward")
-    for colour, (name, part) in zip((COLOURS[2], COLOURS[0]), found.items(), strict=True):
+    for colour, (name, part) in zip((COLOURS[2], COLOURS[0], COLOURS[4]), found.items(), strict=True):
         own = part["points"]
         distance = [math.sqrt(max(point["kl"], 0.0)) for point in own]
         gain = [point["gold"] - own[0]["gold"] for point in own]
@@ -239,9 +249,7 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--sft", type=int, default=640, help="reviews of the start model's SFT")
     parser.add_argument("--pairs", type=int, default=672, help="prompts of the pairs")
     parser.add_argument("--gap", type=float, default=0.4, help="how far apart a pair's gold scores are at least")
-    parser.add_argument("--noise", type=float, default=0.0, help="the share of wrong labels")
     parser.add_argument("--layers", default="last-10", help="that reward models and policies train: all, or last-N")
-    parser.add_argument("--reward-epochs", type=int, default=1)
     parser.add_argument("--reward-learning-rate", type=float, default=5e-4)
     parser.add_argument("--prompts", type=int, default=640, help="kept for the policies' rollouts")
     parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
@@ -258,6 +266,10 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
+    parser.add_argument("--labels", type=int, default=200, help="pairs of the reward model that is over-optimised")
+    parser.add_argument("--noise", type=float, default=0.2, help="the share of these labels that is wrong")
+    parser.add_argument("--held-out", type=int, default=96, help="pairs on which it is evaluated")
+    parser.add_argument("--epochs", type=int, default=2, help="of its training")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
     parser.add_argument("--rollouts", type=int, default=24, help="of 16 prompts, four answers to each")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
@@ -267,20 +279,25 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """The ground, the three policies, four models on test prompts."""
+    """The ground, the four policies, and their models on test prompts."""
     arguments = parse()
     ground = prepare(arguments)
-    start, files, scorer = ground.start, ground.files, ground.scorer
-    ensemble = train_scorers(arguments, start, ground.pairs, "ensemble-reward", members=arguments.members, seed=1)
+    start, files = ground.start, ground.files
+    few = {**take_few(arguments, ground.pairs), "epochs": arguments.epochs}
+    scorer = train_scorers(arguments, start, "few-labels-reward", **few, members=2, holdout=True)
+    ensemble = train_scorers(arguments, start, "ensemble-reward", **few, members=arguments.members, seed=1)
     judge = str(scorer / "model" / "member-2")
 
-    warned = train_policy(arguments, start, files, "warned", reward=str(scorer), on_alarm="warn", keep_best=False)
+    warn = {"on_alarm": "warn", "keep_best": False}
+    warned = train_policy(arguments, start, files, "few-labels", reward=str(scorer), **warn)
     rolled = train_policy(arguments, start, files, "rolled-back", reward=str(scorer), on_alarm="rollback")
     worst = {"reward": str(ensemble), "ensemble": "worst", "judge": judge}
-    against_worst = train_policy(arguments, start, files, "ensemble", on_alarm="warn", keep_best=False, **worst)
+    against_worst = train_policy(arguments, start, files, "ensemble", **worst, **warn)
+    many = train_policy(arguments, start, files, "many-labels", reward=str(ground.scorer), **warn)
 
     found: dict[str, dict[str, Any]] = {}
-    for name, run in {"one reward model": warned, f"worst of {arguments.members}": against_worst}.items():
+    runs = {FEW: warned, f"worst of {arguments.members}": against_worst, "many labels": many}
+    for name, run in runs.items():
         points, fit = curves(run)
         alarm = first_alarm(run)
         told = verdict(points, None if alarm is None else int(alarm["step"]))
@@ -289,15 +306,18 @@ def main() -> None:
         print_table((name, *keys[1:]), [[p["step"], *(f"{p[key]:.2f}" for key in keys[1:])] for p in points])
         print(json.dumps({"verdict": told, "fit": found[name]["fit"]}, indent=2))
     kept = int(json.loads((rolled / "run.json").read_text(encoding="utf-8"))["metrics"]["model_of_step"])
-    models = {"start": start, "rolled back": rolled, "never stopped": warned, "ensemble, never stopped": against_worst}
+    models = {"start": start, "rolled back": rolled, **{f"{name}, never stopped": run for name, run in runs.items()}}
     tested = compare({k: str(v) for k, v in models.items()}, ground.test)
     print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
-    evaluation = json.loads((scorer / "model" / "evaluation.json").read_text(encoding="utf-8"))
+    accuracy = {
+        name: json.loads((run / "model" / "evaluation.json").read_text(encoding="utf-8"))["accuracy"]
+        for name, run in {FEW: scorer, f"worst of {arguments.members}": ensemble, "many labels": ground.scorer}.items()
+    }
     settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")}
     settings["pairs_kept"] = len(read_jsonl(ground.pairs))
-    result = {"settings": settings, "reward_model_accuracy": evaluation["accuracy"], "rolled_back_to": kept}
+    result = {"settings": settings, "reward_model_accuracy": accuracy, "rolled_back_to": kept}
     write_result(arguments.out, "overoptimisation", {**result, "runs": found, "test": tested})
-    alarm = found["one reward model"]["alarm"]
+    alarm = found[FEW]["alarm"]
     draw(found, None if alarm is None else int(alarm["step"]), kept, arguments.out)
 
 
