@@ -23,8 +23,10 @@ stages:
     judge: openai:http://host/v1#judge
     reward: reward
     baseline: sft
+    topic_judge: raw
     prices: {{api: [0.15, 0.6]}}
 """
+TASKS = "    lm_eval: [mine, other]\n    lm_eval_path: tasks\n"
 
 
 @pytest.fixture
@@ -57,6 +59,8 @@ def test_a_report_takes_what_the_command_takes(tmp_path: Path, text: str) -> Non
         ("#judge", "#other"),
         ("baseline: sft", "baseline: raw"),
         ("0.15", "0.16"),
+        ("topic_judge: raw", "topic_judge: sft"),
+        ("    topic_judge: raw\n", ""),
         ("reward: {from: sft,", "reward: {from: sft, centring: 0.5,"),
     ],
 )
@@ -89,3 +93,78 @@ def test_mistakes_are_named(tmp_path: Path, text: str, old: str, new: str, words
         load(tmp_path, text.replace(old, new))
     assert words in str(caught.value)
     assert "stages.report" in str(caught.value)
+
+
+def test_the_judge_of_topics_is_a_model_of_the_report_a_stage_or_another_model(tmp_path: Path, text: str) -> None:
+    """A name of the report stands for its model, so that the same model judges whatever it is called."""
+    make_model(tmp_path / "other")
+    for named, found in {"raw": "model", "model": "model", "sft": "sft", "other": str(tmp_path / "other")}.items():
+        changed = text.replace("topic_judge: raw", f"topic_judge: {named}")
+        stage = next(stage for stage in load(tmp_path, changed).stages if stage.kind == "report")
+        assert isinstance(stage.config, ReportConfig)
+        assert stage.config.topic_judge == found
+        assert len(set(stage.inputs)) == len(stage.inputs)
+        assert found in stage.inputs
+    before = place(tmp_path, changed)
+    (tmp_path / "other" / "config.json").write_text((tmp_path / "other" / "config.json").read_text() + "\n")
+    assert place(tmp_path, changed) != before
+    assert place(tmp_path, text) == place(tmp_path, text.replace("topic_judge: raw", "topic_judge: model"))
+
+
+def test_tasks_of_the_harness_count_with_their_files_and_its_version(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = "0.4.13"
+    monkeypatch.setattr("burnish.pipeline.evidence.harness_version", lambda: version)
+    (tmp_path / "tasks" / "set").mkdir(parents=True)
+    (tmp_path / "tasks" / "set" / "mine.yaml").write_text("task: mine\n")
+    stage = next(stage for stage in load(tmp_path, text + TASKS).stages if stage.kind == "report")
+    assert isinstance(stage.config, ReportConfig)
+    assert stage.config.lm_eval == ("mine", "other")
+    assert stage.config.lm_eval_path == str(tmp_path / "tasks")
+
+    places = [place(tmp_path, text), place(tmp_path, text + TASKS)]
+    assert place(tmp_path, text + TASKS.replace("[mine, other]", '"mine, other"')) == places[1]
+    places.append(place(tmp_path, text + TASKS.replace(", other", "")))
+    places.append(place(tmp_path, text + "    lm_eval: [mine, other]\n"))
+    (tmp_path / "tasks" / "__pycache__").mkdir()
+    (tmp_path / "tasks" / "__pycache__" / "helpers.pyc").write_bytes(b"compiled by the harness")
+    assert place(tmp_path, text + TASKS) == places[1]
+    (tmp_path / "tasks" / "set" / "mine.yaml").write_text("task: mine\noutput_type: multiple_choice\n")
+    places.append(place(tmp_path, text + TASKS))
+    version = "0.4.14"
+    places.append(place(tmp_path, text + TASKS))
+    assert len(set(places)) == len(places)
+
+
+def test_a_harness_that_is_not_there_is_told_with_the_recipe(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.pipeline.evidence.harness_version", lambda: None)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text + "    lm_eval: mine\n")
+    assert "stages.report.lm_eval" in str(caught.value)
+    assert "pip install 'burnish[lm-eval]'" in str(caught.value)
+    with pytest.raises(ConfigError, match="task files without tasks"):
+        load(tmp_path, text + "    lm_eval_path: .\n")
+    with pytest.raises(ConfigError, match="no such directory: nowhere") as caught:
+        load(tmp_path, text + TASKS.replace("path: tasks", "path: nowhere"))
+    assert "stages.report.lm_eval_path" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("raww", "neither a stage nor a model is called 'raww' (did you mean 'raw'?)"),
+        ("api", "an endpoint gives no log-probabilities"),
+        ("openai:http://host/v1#n", "an endpoint gives no log-probabilities"),
+        ("reward", "'reward' is a reward model"),
+        ("report", "neither a stage nor a model"),
+        ("./nowhere", "no such directory: ./nowhere"),
+    ],
+)
+def test_what_can_not_judge_topics_is_named(tmp_path: Path, text: str, named: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text.replace("topic_judge: raw", f"topic_judge: {named}"))
+    assert words in str(caught.value)
+    assert "stages.report.topic_judge" in str(caught.value)

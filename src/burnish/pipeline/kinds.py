@@ -64,6 +64,13 @@ class ReportConfig(Config):
     """A reward model that scores all answers: a stage `reward` of the recipe, or a run's directory."""
     baseline: str | None = None
     """The model that judge and reward model compare the others with; the first if not given."""
+    topic_judge: str | None = None
+    """The base model that says which conversation makes an answer most likely: a name of `models`, a stage of the
+    recipe, or any model but an endpoint. The report's first raw model if not given."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of EleutherAI's lm-evaluation-harness: a list, or `TASK,TASK` (`pip install 'burnish[lm-eval]'`)."""
+    lm_eval_path: str | None = None
+    """A directory with task files of one's own for it."""
     prices: dict[str, tuple[NonNegativeFloat, NonNegativeFloat]] = Field(default_factory=dict)
     """`{name: [in, out]}`: what a million tokens of the prompt and of the answer cost."""
     concurrency: int = Field(8, ge=1)
@@ -72,6 +79,11 @@ class ReportConfig(Config):
     """Seconds that an endpoint may send nothing before the request is repeated."""
     cache: bool = True
     """Whether answers are taken from burnish's cache and kept in it."""
+
+    @field_validator("lm_eval", mode="before")
+    @classmethod
+    def _one_text_is_a_list(cls, tasks: Any) -> Any:
+        return [task.strip() for task in tasks.split(",") if task.strip()] if isinstance(tasks, str) else tasks
 
     @field_validator("reward")
     @classmethod

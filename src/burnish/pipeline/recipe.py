@@ -89,7 +89,8 @@ class Stage:
     def inputs(self) -> tuple[str, ...]:
         """`model`, stages and other models that it needs."""
         if isinstance(self.config, ReportConfig):
-            return (*self.config.models.values(), *self.rewards.values())
+            judge = [self.config.topic_judge] if self.config.topic_judge is not None else []
+            return tuple(dict.fromkeys([*self.config.models.values(), *judge, *self.rewards.values()]))
         return (*((self.start,) if self.start is not None else ()), *self.rewards.values())
 
     @property
@@ -271,11 +272,41 @@ class _Reader:
                 models[label] = _located_path(target, self.base)
                 if what := self._unknown_model(models[label], names):
                     self.problems[f"stages.{stage.name}.models.{label}"] = what
-            self.stages[stage.name] = replace(stage, config=stage.config.model_copy(update={"models": models}))
+            update: dict[str, Any] = {"models": models, "topic_judge": self._topic_judge(stage, models, names)}
+            self.stages[stage.name] = replace(stage, config=stage.config.model_copy(update=update))
+            self._check_harness(stage.name, stage.config)
         elif stage.start != RAW and stage.start not in names:
             hint = suggest(str(stage.start), [RAW, *names]) or f"; it can start from {', '.join([RAW, *names])}"
             self.problems[f"stages.{stage.name}.from"] = f"no stage {stage.start!r}{hint}"
         self._check_rewards(stage, names)
+
+    def _topic_judge(self, stage: Stage, models: Mapping[str, str], names: Sequence[str]) -> str | None:
+        """What judges topics, as what `models` has: `model`, a stage, or another model."""
+        assert isinstance(stage.config, ReportConfig)
+        wanted = stage.config.topic_judge
+        if wanted is None:
+            return None
+        target, what = models.get(wanted, wanted), None
+        if is_endpoint(target):
+            what = "an endpoint gives no log-probabilities: name a local model"
+        elif target in self.stages and self.stages[target].kind == "reward":
+            what = f"{target!r} is a reward model, which does not speak"
+        elif target not in (RAW, *names):
+            target = _located_path(target, self.base)
+            what = self._unknown_model(target, [*models, *names])
+        if what is not None:
+            self.problems[f"stages.{stage.name}.topic_judge"] = what
+        return target
+
+    def _check_harness(self, name: str, config: ReportConfig) -> None:
+        if not config.lm_eval and config.lm_eval_path is None:
+            return
+        from burnish.pipeline.evidence import check_harness
+
+        try:
+            check_harness(config.lm_eval, config.lm_eval_path)
+        except ConfigError as error:
+            self.problems[f"stages.{name}.{error.where}"] = f"{error.what}; {error.fix}"
 
     def _check_rewards(self, stage: Stage, names: Sequence[str]) -> None:
         """A reward model is a stage `reward` or a directory; and nothing else goes on from one, or speaks."""
@@ -391,6 +422,8 @@ def _located(config: Config, base: Path) -> Config:
         found = {name: _located_set(place, base) for name, place in sets.items()}
         if config.reward is not None:
             found["reward"] = _located_path(config.reward, base)
+        if config.lm_eval_path is not None:
+            found["lm_eval_path"] = _located_path(config.lm_eval_path, base)
         return config.model_copy(update=found)
     if not isinstance(config, TrainConfig):
         return config

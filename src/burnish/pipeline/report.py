@@ -22,12 +22,12 @@ from burnish.evaluation.suite import MAX_NEW_TOKENS, Card, Suite, evaluate, load
 from burnish.files import atomic_write
 from burnish.models.config import Precision
 from burnish.models.placement import pick_device, pick_dtype
-from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_tokens, with_topic
+from burnish.pipeline.evidence import check_tasks, with_harness, with_kl, with_tokens, with_topic
 from burnish.pipeline.preference import check_preference, compare
 from burnish.pipeline.responders import Asking, Group, check_models, make_groups
 from burnish.pipeline.training import training_of
 from burnish.rollout.cached import CachedResponder
-from burnish.rollout.endpoint import EndpointSettings
+from burnish.rollout.endpoint import EndpointSettings, is_endpoint
 from burnish.rollout.remote import EndpointResponder
 from burnish.rollout.response_cache import ResponseCache
 
@@ -110,10 +110,8 @@ def report(
     judging, scoring = check_preference(list(models), judge=judge, reward=reward, baseline=baseline)
     priced = make_prices(prices, list(models))
     suite = load_suite(prompts, choices=choices, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
-    check_harness(lm_eval, lm_eval_path)
-    topic_judge = _named(topic_judge, models)
-    if topic_judge is not None and topic_judge not in models:
-        check_models({topic_judge: topic_judge})  # a wrong name is told before minutes of work
+    topic_judge = _topic_judge(topic_judge, models)
+    check_tasks(lm_eval, lm_eval_path)
     asking = _asking(dtype, device, batch_size, EndpointSettings(concurrency, timeout), cache, console)
     ordered = _measure(models, suite, asking, console, topic_judge, lm_eval, lm_eval_path)
     preference = None
@@ -179,9 +177,27 @@ def check_report_dir(out: Path) -> None:
         )
 
 
-def _named(wanted: str | None, models: Mapping[str, str]) -> str | None:
-    """The topic judge by its name in the report if it is one of its models, else as it was written."""
-    return next((name for name, model in models.items() if wanted in (name, model)), wanted)
+def _topic_judge(wanted: str | None, models: Mapping[str, str]) -> str | None:
+    """The topic judge by its name in the report if it is one of its models, else as it was written.
+
+    Raises:
+        ModelError: no such model.
+        ConfigError: it is an endpoint.
+    """
+    if wanted is None:
+        return None
+    label = next((name for name, model in models.items() if wanted in (name, model)), wanted)
+    model = models.get(label, wanted)
+    if is_endpoint(model):
+        raise ConfigError(
+            f"an endpoint gives no log-probabilities: {model}", where="topic_judge", fix="name a local model"
+        )
+    try:
+        check_models({label: model})
+    except BurnishError as error:
+        error.where = f"topic_judge, {error.where}" if error.where else "topic_judge"
+        raise
+    return label
 
 
 def _first_reader(
@@ -204,8 +220,7 @@ def _reader(wanted: str | None, measured: Mapping[str, CachedResponder], asking:
         return next(iter(measured.values()), None)
     (group,) = make_groups({wanted: wanted}, asking)
     found = group.responders[wanted]
-    if not isinstance(found, CachedResponder):
-        raise ConfigError("an endpoint gives no log-probabilities", where="topic_judge", fix="name a local model")
+    assert isinstance(found, CachedResponder)  # an endpoint was refused at the start
     return found
 
 

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.text import Text
 
 from burnish.data.sources import load_examples
-from burnish.errors import OutputDirError
+from burnish.errors import ConfigError, OutputDirError
 from burnish.evaluation.public_sets import split_format
 from burnish.files import write_json
-from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint
+from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint, tree_fingerprint
 from burnish.pipeline.fingerprint import MONITOR, code_fingerprint
 from burnish.pipeline.kinds import NAMES_FUNCTIONS, ReportConfig
 from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
@@ -38,7 +38,10 @@ from burnish.stages.run import FREE_FIELDS, model_of, versions
 HASH_LENGTH = 12
 State = Literal["done", "resume", "new"]
 # Where inputs lie, not what they are: their content is hashed instead.
-_PLACES = ("model", "data", "validation", "template", "prompts", "choices", *NAMES_FUNCTIONS)
+_PLACES = (
+    *("model", "data", "validation", "template", "prompts", "choices", "topic_judge", "lm_eval", "lm_eval_path"),
+    *NAMES_FUNCTIONS,
+)
 # How a report's models are asked, not what.
 _MANNERS = ("cache", "concurrency", "timeout")
 
@@ -176,6 +179,7 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         depends |= {name: _set_fingerprint(source) for name, source in sources.items()}
         depends |= {name: inputs[target] for name, target in stage.rewards.items()}
         depends["judge"] = digest(stage.config.judge)
+        depends |= _evidence(stage.config, inputs)
     elif stage.start is not None:
         depends["from"] = inputs[stage.start]
     if isinstance(stage.config, TrainConfig):
@@ -190,6 +194,20 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
             if (named := getattr(stage.config, name, None)) is not None:
                 depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)
     return depends
+
+
+def _evidence(config: ReportConfig, inputs: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of who judges topics, and of the harness's tasks: their names, its version, the files of one's own."""
+    from burnish.pipeline.evidence import harness_version
+
+    found: dict[str, str] = {}
+    if config.topic_judge is not None:
+        found["topic_judge"] = inputs[config.topic_judge]
+    if config.lm_eval:
+        found["lm_eval"] = digest([list(config.lm_eval), harness_version()])
+    if config.lm_eval_path is not None:
+        found["lm_eval_path"] = tree_fingerprint(Path(config.lm_eval_path).expanduser())
+    return found
 
 
 def _set_fingerprint(source: str) -> str:
@@ -247,7 +265,8 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
 
     Raises:
         DataError: with file, line and field.
-        ConfigError: a sample of evaluation prompts that is too small.
+        ConfigError: a sample of evaluation prompts that is too small, or a task that lm-evaluation-harness does not
+            know.
     """
     for planned in plan:
         config, kind = planned.stage.config, planned.stage.spec.data
@@ -263,6 +282,7 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
                 seed=config.seed,
                 max_new_tokens=config.max_new_tokens,
             )
+            _check_tasks(planned.stage.name, config)
         if not isinstance(config, TrainConfig) or kind is None:
             continue
         if isinstance(config, PolicyConfig) and config.watched is not None:
@@ -277,6 +297,16 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
                 data, kind=kind, on_bad_row=config.on_bad_row, limit=limit, split=split, **config.columns
             )
             console.print(Text(f"  {planned.stage.name}: {len(read.examples):,} examples in {data}", style="dim"))
+
+
+def _check_tasks(stage: str, config: ReportConfig) -> None:
+    from burnish.pipeline.evidence import check_tasks
+
+    try:
+        check_tasks(config.lm_eval, config.lm_eval_path)
+    except ConfigError as error:
+        error.where = f"stages.{stage}.{error.where}"
+        raise
 
 
 # ---- one stage ----
@@ -300,6 +330,8 @@ def _run_stage(planned: Planned, plan: Sequence[Planned], recipe: Recipe, consol
     if isinstance(stage.config, ReportConfig):
         models = {label: products.get(target, target) for label, target in stage.config.models.items()}
         options |= {name: products.get(target, target) for name, target in stage.rewards.items()}
+        if (judge := stage.config.topic_judge) is not None:
+            options["topic_judge"] = products.get(judge, judge)
         command = shlex.join(["burnish", "run", str(recipe.path), *recipe.overrides])
         function(models, out, **options, command=command, console=console)
     else:
