@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from burnish.errors import ConfigError
-from burnish.pipeline.kinds import ReportConfig
 from burnish.pipeline.recipe import Recipe, load_recipe
+from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.run import plan_recipe
 from tests.stages.toy import make_model
 

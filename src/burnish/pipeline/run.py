@@ -24,26 +24,17 @@ from rich.text import Text
 
 from burnish.data.sources import load_examples
 from burnish.errors import ConfigError, OutputDirError
-from burnish.evaluation.public_sets import split_format
 from burnish.files import write_json
-from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint, tree_fingerprint
-from burnish.pipeline.fingerprint import MONITOR, code_fingerprint
-from burnish.pipeline.kinds import NAMES_FUNCTIONS, ReportConfig
-from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
-from burnish.rollout.endpoint import is_endpoint
+from burnish.models.fingerprint import digest
+from burnish.pipeline.depends import PLACES, depends_on, input_hash
+from burnish.pipeline.graph import RAW, Stage
+from burnish.pipeline.recipe import Recipe, load_recipe
+from burnish.pipeline.report_config import ReportConfig
 from burnish.stages.config import PolicyConfig, TrainConfig
-from burnish.stages.functions import function_fingerprint
-from burnish.stages.run import FREE_FIELDS, model_of, versions
+from burnish.stages.run import model_of, versions
 
 HASH_LENGTH = 12
 State = Literal["done", "resume", "new"]
-# Where inputs lie, not what they are: their content is hashed instead.
-_PLACES = (
-    *("model", "data", "validation", "template", "prompts", "choices", "topic_judge", "lm_eval", "lm_eval_path"),
-    *NAMES_FUNCTIONS,
-)
-# How a report's models are asked, not what.
-_MANNERS = ("cache", "concurrency", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,79 +132,12 @@ def plan_recipe(recipe: Recipe, directory: Path) -> list[Planned]:
     plan: list[Planned] = []
     hashes: dict[str, str] = {}
     for stage in recipe.stages:
-        inputs = {name: hashes.get(name) or _input_hash(name, recipe) for name in stage.inputs}
+        inputs = {name: hashes.get(name) or input_hash(name, recipe.model) for name in stage.inputs}
         depends = depends_on(stage, inputs)
         hashes[stage.name] = digest(depends)
         out = directory / f"{stage.name}-{hashes[stage.name][:HASH_LENGTH]}"
         plan.append(Planned(stage, out, depends, _state(stage, out)))
     return plan
-
-
-def _input_hash(name: str, recipe: Recipe) -> str:
-    if is_endpoint(name):
-        return digest(["endpoint", name])  # its content can't be known: only a new name asks it again
-    return model_fingerprint(model_of(recipe.model if name == RAW else name))
-
-
-def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
-    """Hashes of everything that a stage's result depends on.
-
-    These are the settings, one by one, without places and without what does not change the result (directories,
-    trackers, how often it is saved, the device); the content of data and template; what it starts from; and the code.
-
-    Args:
-        stage: the stage.
-        inputs: name -> hash, of `stage.inputs`.
-    """
-    values = json.loads(stage.config.model_dump_json())
-    watched = stage.config.watched if isinstance(stage.config, PolicyConfig) else None
-    code = code_fingerprint(stage.spec.entry, without=MONITOR if stage.spec.trains and watched is None else frozenset())
-    depends = {"kind": digest(stage.kind), "code": code}
-    for field, value in values.items():
-        if field not in FREE_FIELDS and field not in (*_PLACES, *_MANNERS, "models"):
-            depends[field] = digest(value)
-    if isinstance(stage.config, ReportConfig):
-        depends["models"] = digest(list(stage.config.models))  # the first is what the others are compared with
-        depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
-        sources = {"prompts": stage.config.prompts, "questions": stage.config.choices, "prose": "starter/prose"}
-        depends |= {name: _set_fingerprint(source) for name, source in sources.items()}
-        depends |= {name: inputs[target] for name, target in stage.rewards.items()}
-        depends["judge"] = digest(stage.config.judge)
-        depends |= _evidence(stage.config, inputs)
-    elif stage.start is not None:
-        depends["from"] = inputs[stage.start]
-    if isinstance(stage.config, TrainConfig):
-        depends["data"] = data_fingerprint(stage.config.data)
-        held_out, template = stage.config.validation, stage.config.template
-        depends["validation"] = data_fingerprint(held_out) if isinstance(held_out, str) else digest(held_out)
-        file = Path(template).expanduser()
-        depends["template"] = digest(file.read_text(encoding="utf-8") if file.is_file() else template)
-        if watched is not None:
-            depends["monitor.prompts"] = data_fingerprint(watched.prompts)
-        for name in NAMES_FUNCTIONS:
-            if (named := getattr(stage.config, name, None)) is not None:
-                depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)
-    return depends
-
-
-def _evidence(config: ReportConfig, inputs: Mapping[str, str]) -> dict[str, str]:
-    """Hashes of who judges topics, and of the harness's tasks: their names, its version, the files of one's own."""
-    from burnish.pipeline.evidence import harness_version
-
-    found: dict[str, str] = {}
-    if config.topic_judge is not None:
-        found["topic_judge"] = inputs[config.topic_judge]
-    if config.lm_eval:
-        found["lm_eval"] = digest([list(config.lm_eval), harness_version()])
-    if config.lm_eval_path is not None:
-        found["lm_eval_path"] = tree_fingerprint(Path(config.lm_eval_path).expanduser())
-    return found
-
-
-def _set_fingerprint(source: str) -> str:
-    """The content of an evaluation set, and the format that it is read as where one is said."""
-    said, path = split_format(source)
-    return data_fingerprint(path) if said is None else digest([said, data_fingerprint(path)])
 
 
 def _state(stage: Stage, out: Path) -> State:
@@ -349,7 +273,7 @@ def _relocate(out: Path, config: TrainConfig) -> None:
     except (OSError, ValueError):
         return
     now = json.loads(config.model_dump_json())
-    moved = {name: now[name] for name in _PLACES if name in now and record["config"].get(name) != now[name]}
+    moved = {name: now[name] for name in PLACES if name in now and record["config"].get(name) != now[name]}
     if moved:
         record["config"] |= moved
         write_json(path, record)

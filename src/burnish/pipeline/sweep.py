@@ -26,8 +26,9 @@ from burnish.evaluation.frontier import mean_rate, pareto_best
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.files import atomic_write, write_json
-from burnish.pipeline.kinds import ReportConfig
-from burnish.pipeline.recipe import Recipe, Stage, load_recipe
+from burnish.pipeline.graph import Stage
+from burnish.pipeline.recipe import Recipe, load_recipe
+from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.run import run_recipe
 
 RetentionName = Literal["nats_per_token", "multiple_choice"]
