@@ -172,9 +172,13 @@ def test_the_figure_is_well_formed_and_lower_nats_lie_to_the_right() -> None:
     x, y = ([float(circle.get(axis) or 0) for circle in circles] for axis in ("cx", "cy"))
     assert x[0] > x[1] > x[2] > x[3], "3.5, 3.6, 3.9, 4.0 nats: fewer is better, further right"
     assert y[2] < y[1] < y[3] < y[0], "0.9 highest"
-    ticks = [text.text for text in svg.findall("text") if "tick" in (text.get("class") or "")]
+    ticks = {text.text or "": float(text.get("x") or 0) for text in svg.findall("text") if text.get("class") is None}
     assert 4 <= len(ticks) <= 20
-    assert len(set(ticks)) == len(ticks)
+    nats = sorted((text for text in ticks if "%" not in text), key=lambda text: ticks[text])
+    assert nats == sorted(nats, reverse=True)
+    assert "50\u00a0%" in ticks, "alignment in percent, as in the table"
+    told = svg.findtext("desc") or ""
+    assert "<beta>=0: alignment 50 % (40\u201360), retention 3.600 (3.550\u20133.650)" in told
 
 
 def test_page_and_table_name_every_point(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,16 +137,17 @@ def _scores(
     found = {}
     for name, answered in records.items():
 
-        def compute(missing: list[int], keep: Keep, name: str = name, answered: Sequence[Record] = answered) -> None:
-            show(name, "reward", len(answered) - len(missing), len(answered))
+        def compute(missing: list[int], keep: Keep, answered: Sequence[Record] = answered) -> None:
             if not loaded:
                 loaded.append(load_reward_model(directory, dtype=asking.dtype, device=asking.device, echo=asking.echo))
             for place, value in zip(missing, _score([answered[i] for i in missing], loaded[0]), strict=True):
                 keep(place, value)
-            show(name, "reward", len(answered), len(answered))
+
+        def told(done: int, name: str = name, total: int = len(answered)) -> None:
+            show(name, "reward", done, total)
 
         keys = [[identity, [[m.role, m.content] for m in record.row.messages], record.text] for record in answered]
-        found[name] = [float(value) for value in asking.cache.filled(keys, compute)]
+        found[name] = [float(value) for value in asking.cache.filled(keys, compute, progress=told)]
     return found
 
 
