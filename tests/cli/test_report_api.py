@@ -147,17 +147,19 @@ def test_a_reward_model_says_who_wins(here: Path, burnish: Burnish) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--judge", "base"], "the judge must be an endpoint"),
+        (["--judge", "base"], "'base' is not an endpoint"),
         (["--judge", "openai:host"], "is not an endpoint"),
         (["--baseline", "raw"], "give --judge or --reward"),
         (["--baseline", "rwa", "--reward", "x"], "did you mean 'raw'"),
         (["--reward", "base"], "not a reward model"),
         (["--price", "raw=1"], "is not NAME=IN,OUT"),
         (["--price", "rwa=1,2"], "did you mean 'raw'"),
+        (["--price", "rwa=1,2"], "where: --price "),
+        (["--topic-judge", "bsae"], "where: topic_judge"),
         (["--price", "raw=1,2", "--price", "raw=1,3"], "two prices"),
         (["api=openai:http://host/v1"], "is not an endpoint"),
-        (["--timeout", "0"], "above 0 seconds"),
-        (["--concurrency", "0"], "at least 1"),
+        (["--timeout", "0"], "where: --timeout"),
+        (["--concurrency", "0"], "where: --concurrency"),
     ],
 )
 def test_what_can_not_be_is_said_before_a_model_is_loaded(

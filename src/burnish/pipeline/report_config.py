@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator
 
 from burnish.config import Config
 from burnish.errors import ConfigError, suggest
@@ -84,9 +84,11 @@ class ReportConfig(Config):
                 raise ValueError(f"{error.what}; {error.fix}") from None
         return judge
 
-    @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
-        for name in (*self.prices, *([self.baseline] if self.baseline is not None else [])):
-            if name not in self.models:
-                raise ValueError(f"no model of the report is called {name!r}{suggest(name, self.models)}")
-        return self
+    @field_validator("baseline", "prices")
+    @classmethod
+    def _names_are_known(cls, value: Any, info: ValidationInfo) -> Any:
+        models = info.data.get("models", {})  # without them where they are wrong themselves
+        for name in [value] if isinstance(value, str) else value or ():
+            if models and name not in models:
+                raise ValueError(f"no model of the report is called {name!r}{suggest(name, models)}")
+        return value

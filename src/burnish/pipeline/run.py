@@ -197,22 +197,16 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
         if planned.state == "done":
             continue
         if isinstance(config, ReportConfig):
-            from burnish.evaluation.suite import load_suite
+            from burnish.pipeline.report import read_suite
 
-            load_suite(
-                config.prompts,
-                choices=config.choices,
-                sample=config.sample,
-                seed=config.seed,
-                max_new_tokens=config.max_new_tokens,
-            )
+            read_suite(config)
             _check_tasks(planned.stage.name, config)
         if not isinstance(config, TrainConfig) or kind is None:
             continue
         if isinstance(config, PolicyConfig) and config.watched is not None:
-            from burnish.stages.monitor import read_suite
+            from burnish.stages.monitor import read_suite as read_watched
 
-            read_suite(config)
+            read_watched(config)
         sources = [(config.data, config.limit, config.split)]
         if isinstance(config.validation, str):
             sources.append((config.validation, None, None))
@@ -250,16 +244,16 @@ def _run_stage(planned: Planned, plan: Sequence[Planned], recipe: Recipe, consol
         return
     # Merging and measuring take seconds to minutes: what was cut off is begun anew.
     shutil.rmtree(out, ignore_errors=True)
-    options = stage.config.model_dump(exclude={"model", "models", "out"})
     if isinstance(stage.config, ReportConfig):
+        named = dict(stage.rewards) | ({"topic_judge": judge} if (judge := stage.config.topic_judge) else {})
+        places = {name: products.get(target, target) for name, target in named.items()}
         models = {label: products.get(target, target) for label, target in stage.config.models.items()}
-        options |= {name: products.get(target, target) for name, target in stage.rewards.items()}
-        if (judge := stage.config.topic_judge) is not None:
-            options["topic_judge"] = products.get(judge, judge)
         command = shlex.join(["burnish", "run", str(recipe.path), *recipe.overrides])
-        function(models, out, **options, command=command, console=console)
+        placed = stage.config.model_copy(update={**places, "models": models, "out": out})
+        function(placed, command=command, console=console)
     else:
         assert stage.start is not None
+        options = stage.config.model_dump(exclude={"model", "out"})
         function(products[stage.start], planned.product, **options, console=console)
     settings = json.loads(stage.config.model_dump_json())
     write_json(out / "run.json", {"stage": stage.kind, "config": settings, "versions": versions(), "finished": True})
