@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from burnish.errors import ConfigError
 from burnish.pipeline.recipe import Recipe, load_recipe
 from burnish.pipeline.report_config import ReportConfig
-from burnish.pipeline.run import plan_recipe
+from burnish.pipeline.run import plan_recipe, run_recipe
 from tests.stages.toy import make_model
 
 WHOLE = """
@@ -70,7 +72,7 @@ def test_what_changes_the_result_changes_its_place(tmp_path: Path, text: str, ol
 
 
 def test_how_it_is_asked_does_not(tmp_path: Path, text: str) -> None:
-    manners = "    concurrency: 2\n    timeout: 5\n    cache: false\n"
+    manners = "    concurrency: 2\n    timeout: 5\n    cache: false\n    api_keys: {api: MY_KEY, judge: MY_KEY}\n"
     assert place(tmp_path, text) == place(tmp_path, text + manners)
 
 
@@ -150,6 +152,44 @@ def test_a_harness_that_is_not_there_is_told_with_the_recipe(
     with pytest.raises(ConfigError, match="no such directory: nowhere") as caught:
         load(tmp_path, text + TASKS.replace("path: tasks", "path: nowhere"))
     assert "stages.report.lm_eval_path" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("{api: sk-secret}", "give names of environment variables"),
+        ("{api: [sk-secret]}", "valid string"),
+        ("{sft: MY_KEY}", "no endpoint of the report is called 'sft'"),
+        ("{jduge: MY_KEY}", "did you mean 'judge'"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_key_s_variable_is_not_quoted(
+    tmp_path: Path, text: str, keys: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f"{text}    api_keys: {keys}\n")
+    assert words in str(caught.value)
+    assert "stages.report.api_keys" in str(caught.value)
+    assert "sk-" not in str(caught.value)
+
+
+def test_a_model_that_is_called_judge_beside_the_judge_has_no_key_of_its_own(tmp_path: Path, text: str) -> None:
+    """Which of the two servers would a key be for?"""
+    named = text.replace("api:", "judge:")
+    load(tmp_path, named)
+    with pytest.raises(ConfigError, match="give the model another name"):
+        load(tmp_path, named + "    api_keys: {judge: MY_KEY}\n")
+
+
+def test_a_key_that_is_not_there_is_told_before_the_first_stage_runs(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    recipe = load(tmp_path, text + "    api_keys: {api: MY_KEY}\n")
+    with pytest.raises(ConfigError, match="the environment variable MY_KEY is not set") as caught:
+        run_recipe(recipe, runs_dir=tmp_path / "runs", console=Console(file=io.StringIO()))
+    assert caught.value.where == "stages.report.api_keys.api"
+    assert not list((tmp_path / "runs" / "demo").glob("sft-*"))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def _whole(kind: Any, tokens: Any) -> int:
 Whole = Annotated[int, Parameter(converter=_whole, metavar="INT")]
 """A whole number; cyclopts alone would round 2.7 to 3."""
 
-_ONE_AT_A_TIME = {"prices": "price"}
+_ONE_AT_A_TIME = {"prices": "price", "api_keys": "api-key"}
 """Settings of which a flag gives one: it has the singular's name and may be given several times."""
 
 # Headings of the help, in order, and what stands under them. A field that is named nowhere belongs to its stage.

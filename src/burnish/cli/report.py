@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +34,7 @@ def report(
     reward: str | None = None,
     baseline: str | None = None,
     price: Annotated[list[str] | None, Parameter(metavar="NAME=IN,OUT", negative=())] = None,
+    api_key: Annotated[list[str] | None, Parameter(metavar="NAME=VARIABLE", negative=())] = None,
     concurrency: Whole = 8,
     timeout: float = 120.0,
     cache: bool = True,
@@ -81,6 +82,9 @@ def report(
     price
         What a million tokens of the prompt and of the answer cost, for the costs in the table: `--price api=0.15,0.60`.
         May be given for several models.
+    api_key
+        The environment variable with an endpoint's key, where it is not OPENAI_API_KEY: `--api-key api=MY_KEY`, and
+        `judge=MY_KEY` for the judge. May be given for several.
     concurrency
         Requests to an endpoint under way at a time.
     timeout
@@ -113,13 +117,15 @@ def report(
             "reward": reward,
             "baseline": baseline,
             "prices": parse_prices(price or []),
+            "api_keys": parse_keys(api_key or []),
             "concurrency": concurrency,
             "timeout": timeout,
             "cache": cache,
         },
     )
     console = results()
-    make_report(config, command=_command(models, config, price or []), console=console)
+    repeated = {"--price": price or [], "--api-key": api_key or []}
+    make_report(config, command=_command(models, config, repeated), console=console)
     console.print()
     for name in ("report.html", "report.json"):
         console.print(field_line(name, out / name))
@@ -146,18 +152,36 @@ def parse_prices(pairs: Sequence[str]) -> dict[str, tuple[float, float]]:
     return prices
 
 
+def parse_keys(pairs: Sequence[str]) -> dict[str, str]:
+    """`NAME=VARIABLE` as name -> variable. Errors do not quote what stands there, for it could be a key.
+
+    Raises:
+        ConfigError: for what has another form, or a name that comes twice.
+    """
+    variables: dict[str, str] = {}
+    for text in pairs:
+        name, equals, variable = text.partition("=")
+        if not (name and equals and variable):
+            raise ConfigError("not NAME=VARIABLE", where="--api-key", fix="as in --api-key api=MY_KEY")
+        if name in variables:
+            raise ConfigError(f"{name} has two keys", where="--api-key")
+        variables[name] = variable
+    return variables
+
+
 _TOLD = (
     *("prompts", "choices", "sample", "max_new_tokens", "seed", "judge", "reward", "baseline", "topic_judge"),
     *("lm_eval", "lm_eval_path"),
 )
-"""What a report says it was made by, besides models and prices; the others are how models are asked, not what."""
+"""What a report says it was made by, besides models, prices and keys; the others are how models are asked, not what."""
 
 
-def _command(models: Sequence[str], config: ReportConfig, price: Sequence[str]) -> str:
+def _command(models: Sequence[str], config: ReportConfig, repeated: Mapping[str, Sequence[str]]) -> str:
     """The command, with the flags of what is not as usual."""
     words = ["burnish", "report", *models, "--out", str(config.out)]
     for name in _TOLD:
         value = getattr(config, name)
         if value != ReportConfig.model_fields[name].default:
             words += [flag(name), ",".join(value) if isinstance(value, tuple) else str(value)]
-    return shlex.join([*words, *(word for text in price for word in ("--price", text))])
+    words += [word for name, texts in repeated.items() for text in texts for word in (name, text)]
+    return shlex.join(words)

@@ -23,7 +23,7 @@ PLACES = (
 )
 """Where inputs lie, not what they are: their content is hashed instead."""
 # How a report's models are asked, not what.
-_MANNERS = ("cache", "concurrency", "timeout")
+_MANNERS = ("cache", "concurrency", "timeout", "api_keys")
 
 
 def input_hash(name: str, model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from burnish.data.chat import encode_examples
@@ -15,6 +16,7 @@ from burnish.models.fingerprint import digest, model_fingerprint
 from burnish.models.heads import ensemble_score
 from burnish.models.reward import RewardModel, load_reward_model, reward_members
 from burnish.pipeline.fingerprint import code_fingerprint
+from burnish.pipeline.report_config import JUDGE
 from burnish.pipeline.responders import Asking
 from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.rollout.remote import EndpointResponder
@@ -85,6 +87,7 @@ def compare(
     judged: dict[str, list[JudgedPair]] = {}
     scores: dict[str, list[float]] = {}
     if judge is not None:
+        judge = replace(judge, key_variable=asking.keys.get(JUDGE))
         responder = EndpointResponder("the judge", judge, cache=asking.cache, settings=asking.endpoint)
         try:
             for card in cards:

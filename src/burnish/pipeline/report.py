@@ -24,7 +24,7 @@ from burnish.models.placement import pick_device, pick_dtype
 from burnish.pipeline.evidence import check_tasks, with_harness, with_kl, with_tokens, with_topic
 from burnish.pipeline.preference import check_preference, compare
 from burnish.pipeline.report_config import ReportConfig
-from burnish.pipeline.responders import Asking, Group, check_models, make_groups
+from burnish.pipeline.responders import Asking, Group, check_keys, check_models, make_groups
 from burnish.pipeline.training import training_of
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.endpoint import EndpointSettings, is_endpoint
@@ -60,6 +60,7 @@ def report(config: ReportConfig, *, command: str | None = None, console: Console
     out, models = config.out, config.models
     check_report_dir(out)
     check_models(models)
+    check_keys(config.api_keys)
     judge, reward = check_preference(list(models), judge=config.judge, reward=config.reward, baseline=config.baseline)
     prices = make_prices(config.prices, list(models))
     suite = read_suite(config)
@@ -194,7 +195,7 @@ def _asking(config: ReportConfig, console: Console) -> Asking:
     place = pick_device(config.device)
     kept = ResponseCache.usual(echo=echo) if config.cache else ResponseCache(None)
     patience = EndpointSettings(config.concurrency, config.timeout)
-    return Asking(pick_dtype(config.dtype, place), place, config.batch_size, patience, kept, echo)
+    return Asking(pick_dtype(config.dtype, place), place, config.batch_size, patience, kept, echo, config.api_keys)
 
 
 def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console) -> Card:

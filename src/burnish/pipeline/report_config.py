@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,8 +11,11 @@ from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator
 from burnish.config import Config
 from burnish.errors import ConfigError, suggest
 from burnish.models.config import Precision
-from burnish.rollout.endpoint import Endpoint
+from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.stages.functions import is_function
+
+JUDGE = "judge"
+"""What `api_keys` calls the judge."""
 
 
 class ReportConfig(Config):
@@ -59,6 +63,9 @@ class ReportConfig(Config):
     """Requests to an endpoint under way at a time."""
     timeout: float = Field(120.0, gt=0)
     """Seconds that an endpoint may send nothing before the request is repeated."""
+    api_keys: dict[str, str] = Field(default_factory=dict, repr=False)
+    """`{name: VARIABLE}`: the environment variable with the key of an endpoint of `models`, or of the `judge`; of the
+    others it is OPENAI_API_KEY. Never the key itself."""
     cache: bool = True
     """Whether answers are taken from burnish's cache and kept in it."""
 
@@ -83,6 +90,22 @@ class ReportConfig(Config):
             except ConfigError as error:
                 raise ValueError(f"{error.what}; {error.fix}") from None
         return judge
+
+    @field_validator("api_keys")
+    @classmethod
+    def _name_variables_of_endpoints(cls, variables: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        models, judge = info.data.get("models", {}), info.data.get("judge")
+        if judge is not None and JUDGE in models and JUDGE in variables:
+            raise ValueError(f"{JUDGE!r} is a model of the report and the judge: give the model another name")
+        endpoints = [name for name, model in models.items() if is_endpoint(model)] + [JUDGE] * (judge is not None)
+        for name, variable in variables.items():
+            if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):  # it may be the key, so nothing of it is quoted
+                raise ValueError(
+                    "give names of environment variables, in capitals as in MY_KEY, not the keys themselves"
+                )
+            if name not in endpoints:
+                raise ValueError(f"no endpoint of the report is called {name!r}{suggest(name, endpoints)}")
+        return variables
 
     @field_validator("baseline", "prices")
     @classmethod

@@ -189,8 +189,8 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
 
     Raises:
         DataError: with file, line and field.
-        ConfigError: a sample of evaluation prompts that is too small, or a task that lm-evaluation-harness does not
-            know.
+        ConfigError: a sample of evaluation prompts that is too small, a task that lm-evaluation-harness does not
+            know, or an endpoint's key that is not there.
     """
     for planned in plan:
         config, kind = planned.stage.config, planned.stage.spec.data
@@ -200,7 +200,7 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
             from burnish.pipeline.report import read_suite
 
             read_suite(config)
-            _check_tasks(planned.stage.name, config)
+            _check_evidence(planned.stage.name, config)
         if not isinstance(config, TrainConfig) or kind is None:
             continue
         if isinstance(config, PolicyConfig) and config.watched is not None:
@@ -217,10 +217,12 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
             console.print(Text(f"  {planned.stage.name}: {len(read.examples):,} examples in {data}", style="dim"))
 
 
-def _check_tasks(stage: str, config: ReportConfig) -> None:
+def _check_evidence(stage: str, config: ReportConfig) -> None:
     from burnish.pipeline.evidence import check_tasks
+    from burnish.pipeline.responders import check_keys
 
     try:
+        check_keys(config.api_keys)
         check_tasks(config.lm_eval, config.lm_eval_path)
     except ConfigError as error:
         error.where = f"stages.{stage}.{error.where}"
