@@ -21,7 +21,7 @@ PLACES = (
     *("model", "data", "validation", "template", "prompts", "choices", "topic_judge", "lm_eval", "lm_eval_path"),
     *NAMES_FUNCTIONS,
 )
-"""Where inputs lie, not what they are: their content is hashed instead."""
+"""Settings that are not hashed as they stand: mostly where inputs lie, whose content is hashed instead."""
 # How a report's models are asked, not what.
 _MANNERS = ("cache", "concurrency", "timeout", "api_keys")
 
