@@ -23,6 +23,7 @@ PUBLIC = {
     "PPOConfig",
     "Recipe",
     "RecipeResult",
+    "ReportConfig",
     "RewardConfig",
     "RewardModel",
     "RunResult",

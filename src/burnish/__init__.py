@@ -35,6 +35,7 @@ _PLACES = {
     "burnish.pipeline.recipe": ("Recipe", "load_recipe"),
     "burnish.pipeline.run": ("RecipeResult", "run_recipe"),
     "burnish.pipeline.report": ("report",),
+    "burnish.pipeline.report_config": ("ReportConfig",),
 }
 _PLACE_OF = {name: module for module, names in _PLACES.items() for name in names}
 

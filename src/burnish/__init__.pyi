@@ -12,6 +12,7 @@ from burnish.models.reward import load_reward_model as load_reward_model
 from burnish.pipeline.recipe import Recipe as Recipe
 from burnish.pipeline.recipe import load_recipe as load_recipe
 from burnish.pipeline.report import report as report
+from burnish.pipeline.report_config import ReportConfig as ReportConfig
 from burnish.pipeline.run import RecipeResult as RecipeResult
 from burnish.pipeline.run import run_recipe as run_recipe
 from burnish.rollout.sampler import Sample as Sample

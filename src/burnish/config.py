@@ -54,12 +54,17 @@ def field_problems(error: ValidationError, cls: type[BaseModel]) -> list[tuple[s
         else:
             what = re.sub(r" or instance of \w+$", "", item["msg"].removeprefix("Value error, "))
             # A rule about several fields has no place, and its input is everything.
-            what += f" (got {item['input']!r})" if path else ""
+            what += f" (got {item['input']!r})" if path and _is_shown(cls, path[0]) else ""
             path = path[: _depth(cls, path)]
         field = ".".join(path) or "(whole)"
         # A field of several types (`float | str`) fails once for each of them: the first says enough.
         problems.setdefault(field, what)
     return list(problems.items())
+
+
+def _is_shown(cls: type[BaseModel], field: str) -> bool:
+    """Whether errors may quote a field's value: not where it could be a secret (`repr=False`)."""
+    return field not in cls.model_fields or cls.model_fields[field].repr
 
 
 def _depth(cls: type[BaseModel], path: list[str]) -> int:

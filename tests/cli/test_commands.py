@@ -133,6 +133,17 @@ def test_check_fails_on_rows_at_which_a_stage_would_stop(here: Path, burnish: Bu
     assert burnish("check", "sft.jsonl", "--model", "base", "--on-bad-row", "skip").code == 0
 
 
+def test_check_lists_rows_that_the_template_refuses_and_shows_the_others(here: Path, burnish: Burnish) -> None:
+    data = here / "sft.jsonl"
+    data.write_text('{"prompt": "x?", "completion": "a <eos> b"}\n' + data.read_text())
+    result = burnish("check", "sft.jsonl", "--model", "base")
+    assert result.code == 1, result.err
+    words = " ".join(result.out.split())
+    assert "1 row left out: sft.jsonl:1: turn 2 holds the stop token '<eos>'" in words
+    assert "a stage would stop" in words
+    assert burnish("check", "sft.jsonl", "--model", "base", "--on-bad-row", "skip").code == 0
+
+
 def test_check_takes_the_kind_that_most_rows_are_of(here: Path, burnish: Burnish) -> None:
     data = here / "dpo.jsonl"
     data.write_text('{"text": "once upon a time"}\n' + data.read_text())

@@ -87,6 +87,50 @@ def test_own_model_or_api_is_a_table_and_the_second_one_costs_nothing(
     assert not any(SECRET.encode() in path.read_bytes() for path in everything)
 
 
+def test_each_endpoint_gets_its_own_key_and_no_file_any(
+    here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-mine")
+    monkeypatch.setenv("JUDGE_KEY", "sk-judge")
+    other = lambda *_: said("Something else.", usage=(20, 3))  # noqa: E731
+    with fake_openai(answer) as first, fake_openai(other) as second, fake_openai(answer) as judge:
+        models = [f"a={api(first)}", f"b={api(second)}", "--judge", api(judge, "judge")]
+        keys = ["--api-key", "b=MY_KEY", "--api-key", "judge=JUDGE_KEY"]
+        result = burnish("report", *models, *keys, "--out", "card", *FEW)
+        assert result.code == 0, result.err
+        assert {*first.keys} == {f"Bearer {SECRET}"}
+        assert {*second.keys} == {"Bearer sk-mine"}
+        assert {*judge.keys} == {"Bearer sk-judge"}
+    assert "--api-key b=MY_KEY" in (here / "card" / "report.json").read_text()
+    keys = [SECRET, "sk-mine", "sk-judge"]
+    everything = [path.read_bytes() for path in here.rglob("*") if path.is_file()]
+    assert not any(key.encode() in content for content in everything for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["api=NOT_SET"], "the environment variable NOT_SET is not set where: api_keys.api"),
+        (["api=sk-secret"], "give names of environment variables"),
+        (["sk-secret"], "not NAME=VARIABLE"),
+        (["sk-secret=="], "give names of environment variables"),
+        (["apo=MY_KEY"], "no endpoint of the report is called 'apo' (did you mean 'api'?)"),
+        (["raw=MY_KEY"], "no endpoint of the report is called 'raw'"),
+        (["judge=MY_KEY"], "no endpoint of the report is called 'judge'"),
+        (["api=MY_KEY", "api=OTHER"], "api has two keys"),
+    ],
+)
+def test_a_wrong_key_variable_is_told_at_once_and_never_quoted(
+    here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch, given: list[str], words: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-mine")
+    flags = [word for text in given for word in ("--api-key", text)]
+    result = burnish("report", "raw=base", "api=openai:http://host/v1#m", *flags, "--out", "card")
+    demand_one_message(result, words, code=2)
+    assert "sk-" not in result.out + result.err
+    assert not (here / "card").exists()
+
+
 def test_a_server_that_dies_is_one_message_and_the_same_command_goes_on(here: Path, burnish: Burnish) -> None:
     up = False
 
@@ -147,17 +191,19 @@ def test_a_reward_model_says_who_wins(here: Path, burnish: Burnish) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--judge", "base"], "the judge must be an endpoint"),
+        (["--judge", "base"], "'base' is not an endpoint"),
         (["--judge", "openai:host"], "is not an endpoint"),
         (["--baseline", "raw"], "give --judge or --reward"),
         (["--baseline", "rwa", "--reward", "x"], "did you mean 'raw'"),
         (["--reward", "base"], "not a reward model"),
         (["--price", "raw=1"], "is not NAME=IN,OUT"),
         (["--price", "rwa=1,2"], "did you mean 'raw'"),
+        (["--price", "rwa=1,2"], "where: --price "),
+        (["--topic-judge", "bsae"], "where: topic_judge"),
         (["--price", "raw=1,2", "--price", "raw=1,3"], "two prices"),
         (["api=openai:http://host/v1"], "is not an endpoint"),
-        (["--timeout", "0"], "above 0 seconds"),
-        (["--concurrency", "0"], "at least 1"),
+        (["--timeout", "0"], "where: --timeout"),
+        (["--concurrency", "0"], "where: --concurrency"),
     ],
 )
 def test_what_can_not_be_is_said_before_a_model_is_loaded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from burnish.data.chat import (
     decode_response,
     encode_example,
     encode_prompt,
+    encode_usable,
     install_template,
     render,
     resolve_template,
@@ -411,3 +413,27 @@ def test_a_text_of_a_single_token_is_refused(byte_level: Any, monkeypatch: pytes
     with pytest.raises(TemplateError, match="a single token") as caught:
         encode_example(template, byte_level, Example((), (), Origin("d.jsonl", 3), {}, "a"))
     assert caught.value.where == "d.jsonl:3"
+
+
+def test_rows_that_a_template_refuses_are_left_out_with_their_places_and_reasons(byte_level: Any) -> None:
+    """Gemma's own template knows no system turn; a stop token in a text would teach to stop there."""
+    source = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    template = resolve_template(byte_level, "plain")
+    strict = ChatTemplate("strict", source + template.source, template.stop_token)
+    rows = [
+        replace(one, origin=Origin("d.jsonl", line))
+        for line, one in enumerate(
+            [example("a", "b"), example("a", "b", system="Be brief."), example("a", "b </s> c"), example("c", "d")], 1
+        )
+    ]
+    groups, refused = encode_usable(strict, byte_level, rows)
+    assert groups == [encode_example(strict, byte_level, rows[place], index=place) for place in (0, 3)]
+    first, second = map(str, refused)
+    assert first.startswith("d.jsonl:2: the chat template refuses these messages: System role not supported")
+    assert second.startswith("d.jsonl:3: turn 2 holds the stop token '</s>'")
+    with pytest.raises(TemplateError, match="System role") as caught:
+        encode_usable(strict, byte_level, rows, on_bad_row="error")
+    assert "d.jsonl:2" in (caught.value.where or "")
+    with pytest.raises(TemplateError, match="System role"):  # all of them: that is no matter of rows
+        encode_usable(strict, byte_level, rows[1:2])
+    assert encode_usable(strict, byte_level, []) == ([], [])

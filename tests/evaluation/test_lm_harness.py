@@ -18,6 +18,7 @@ from burnish.errors import ConfigError, ModelError
 from burnish.evaluation import lm_harness
 from burnish.evaluation.lm_harness import BurnishLM, run_tasks
 from burnish.models.roles import Backbone
+from burnish.pipeline.evidence import check_tasks
 from burnish.rollout.responder import ModelResponder
 from burnish.rollout.speakers import Speaker
 from tests.models.families import BOS_ID, EOS_ID, tiny, tiny_tokenizer
@@ -186,5 +187,9 @@ def test_a_task_of_ones_own_on_a_local_file(task_files: Path) -> None:
 def test_an_unknown_task_is_refused(task_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without the harness's own files, whose index takes half a minute.
     monkeypatch.setattr(lm_harness, "TaskManager", lambda **given: TaskManager(**{**given, "include_defaults": False}))
-    with pytest.raises(ConfigError, match="no task 'own_chioce'"):
+    with pytest.raises(ConfigError, match=r"no task 'own_chioce' \(did you mean 'own_choice'\?\)") as caught:
         run_tasks(harness().responder, ["own_chioce"], str(task_files))
+    assert caught.value.where == "lm_eval"
+    with pytest.raises(ConfigError, match="no task 'own_chioce'"):  # and before a report loads its first model
+        check_tasks(["own_chioce"], str(task_files))
+    check_tasks(["own_choice"], str(task_files))

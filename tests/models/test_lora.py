@@ -19,6 +19,7 @@ from burnish.models.lora import (
     adapter_parameters,
     copy_adapter,
     count_trainable_params,
+    excess_rank,
     find_targets,
     inject,
     lora_layers,
@@ -120,6 +121,25 @@ def test_frozen_weight_is_neither_copied_nor_trained() -> None:
     trained = {id(p) for p in adapter_parameters(model, "a").values()}
     for parameter in model.parameters():
         assert (parameter.grad is not None) == (id(parameter) in trained)
+
+
+def test_a_rank_that_a_layer_can_not_hold_is_named_with_its_sides() -> None:
+    """A product of (O, r) and (r, I) has rank min(O, I) at most; a rank equal to it is no waste."""
+    model = tiny("llama")
+    sides = {name: tuple(model.get_submodule(name).weight.shape) for name in find_targets(model, ["k_proj", "up_proj"])}
+    narrow = min(min(shape) for shape in sides.values())
+    inject(model, "full", LoRAConfig(rank=narrow, targets=("k_proj",)), seed=0)
+    assert excess_rank(model) is None
+    inject(model, "over", LoRAConfig(rank=narrow + 1, targets=("k_proj", "up_proj")), seed=0)
+    told = excess_rank(model) or ""
+    for path, (out, into) in sides.items():
+        if min(out, into) == narrow and path.startswith("model.layers.0"):
+            assert f"rank {narrow + 1} in {path} and 1 more ({into} to {out})" in told
+        else:
+            assert path not in told
+    for parameter in adapter_parameters(model, "over").values():
+        parameter.requires_grad_(False)
+    assert excess_rank(model) is None, "what does not train was somebody else's choice"
 
 
 def test_counting() -> None:

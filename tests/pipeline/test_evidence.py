@@ -121,7 +121,7 @@ def test_tasks_of_the_harness_are_checked_before_a_model_is_loaded(
         check_harness(["own"], str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="without tasks"):
         check_harness([], str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("burnish.pipeline.evidence.harness_version", lambda: None)
     with pytest.raises(ConfigError, match="not installed") as caught:
         check_harness(["own"], None)
     assert "burnish[lm-eval]" in str(caught.value)

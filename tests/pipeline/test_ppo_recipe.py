@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from burnish.errors import ConfigError
-from burnish.pipeline.kinds import ReportConfig
 from burnish.pipeline.recipe import Recipe, load_recipe
+from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.run import plan_recipe
 from burnish.stages.config import PPOConfig
 
@@ -41,6 +41,15 @@ def test_ppo_waits_for_its_reward_model_which_no_report_asks(tmp_path: Path) -> 
     assert stages["ppo"].rewards == {"reward": "reward"}
     assert isinstance(report := stages["report"].config, ReportConfig)
     assert report.models == {"raw": "model", "sft": "sft", "ppo": "ppo"}
+
+
+def test_a_reward_stage_with_a_mistake_of_its_own_is_still_a_reward_model(tmp_path: Path) -> None:
+    text = WHOLE.replace("REWARD", "reward").replace("reward: {from: sft,", "reward: {from: sft, centrng: 1,")
+    error = str(refused(tmp_path, text))
+    assert "stages.reward.centrng" in error
+    assert "unknown key (did you mean 'centring'?)" in error
+    assert "mistakes" not in error
+    assert "unknown stage ['ppo']" in str(refused(tmp_path, WHOLE.replace("ppo: {", "ppo: {stage: [ppo], ")))
 
 
 def test_a_judge_is_an_input_too(tmp_path: Path) -> None:

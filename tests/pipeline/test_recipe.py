@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from burnish.errors import ConfigError
-from burnish.pipeline.kinds import ReportConfig
+from burnish.pipeline.depends import depends_on
 from burnish.pipeline.recipe import Recipe, load_recipe
-from burnish.pipeline.run import depends_on
+from burnish.pipeline.report_config import ReportConfig
 from burnish.stages.config import DPOConfig, SFTConfig
 
 WHOLE = """

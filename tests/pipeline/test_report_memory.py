@@ -13,6 +13,7 @@ from rich.console import Console
 
 from burnish.pipeline import responders
 from burnish.pipeline.report import report
+from burnish.pipeline.report_config import ReportConfig
 from tests.evaluation.made import ROWS, write_lines
 from tests.stages.toy import make_model
 
@@ -38,5 +39,5 @@ def test_one_base_at_a_time(
     rows = str(write_lines(tmp_path / "rows.jsonl", ROWS))
     console = Console(file=io.StringIO())
     options: dict[str, Any] = {"prompts": rows, "max_new_tokens": 2, "dtype": "float32", "cache": False}
-    report(models, tmp_path / "out", topic_judge=judge, console=console, **options)
+    report(ReportConfig(models=models, out=tmp_path / "out", topic_judge=judge, **options), console=console)
     assert counts == alive

@@ -12,11 +12,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from burnish.errors import BurnishError, DataError, Interrupted, OutputDirError
+from burnish.errors import BurnishError, ConfigError, DataError, Interrupted, OutputDirError
+from burnish.pipeline import depends, evidence
 from burnish.pipeline import run as run_module
+from burnish.pipeline.depends import depends_on
 from burnish.pipeline.recipe import load_recipe
-from burnish.pipeline.run import RecipeResult, depends_on, plan_recipe, run_recipe
+from burnish.pipeline.run import RecipeResult, plan_recipe, run_recipe
 from burnish.stages import sft as sft_module
+from tests.evaluation.made import ROWS, write_lines
 from tests.stages.toy import make_model, make_pairs, make_sft_data
 
 RECIPE = """
@@ -87,9 +90,9 @@ def test_another_model_under_the_same_name_runs_everything_again(recipe: Path) -
 
 def test_changed_code_runs_again_what_depends_on_it(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(recipe)
-    original = run_module.code_fingerprint
+    original = depends.code_fingerprint
     changed = lambda e, **o: original(e, **o) + ("new" if "dpo" in e else "")  # noqa: E731
-    monkeypatch.setattr(run_module, "code_fingerprint", changed)
+    monkeypatch.setattr(depends, "code_fingerprint", changed)
     assert run(recipe).computed == ("dpo", "merge")
 
 
@@ -228,5 +231,34 @@ def test_the_order_of_a_report_s_models_counts_for_the_first_is_the_baseline(rec
         load_recipe(recipe, ["stages.card.stage=report", f"stages.card.models={order}"]).stages[-1] for order in orders
     ]
     inputs = {"model": "a", "sft": "b"}
-    assert run_module.depends_on(stages[0], inputs) != run_module.depends_on(stages[1], inputs)
-    assert run_module.depends_on(stages[0], inputs) == run_module.depends_on(stages[0], inputs)
+    assert depends_on(stages[0], inputs) != depends_on(stages[1], inputs)
+    assert depends_on(stages[0], inputs) == depends_on(stages[0], inputs)
+
+
+def test_a_report_is_judged_by_a_stage_of_the_recipe(recipe: Path) -> None:
+    """Topics by a model that is not among those of the report; and only a change of it measures them again."""
+    other = {**ROWS[-1], "id": "t2", "messages": [{"role": "user", "content": "hello, what is a question?"}]}
+    write_lines(recipe.parent / "rows.jsonl", [*ROWS, other])
+    settings = "prompts: rows.jsonl, topic_judge: sft, max_new_tokens: 2, dtype: float32"
+    recipe.write_text(RECIPE[: RECIPE.index("  dpo:")] + f"  report: {{models: {{raw: model}}, {settings}}}\n")
+    result = run(recipe)
+    found = json.loads((result.results["report"] / "report.json").read_text())
+    assert found["topic"]["raw"]["judge"].endswith(str(result.products["sft"].resolve()))
+    assert run(recipe).computed == ()
+    assert run(recipe, "report.topic_judge=raw").computed == ("report",)
+
+
+def test_an_unknown_task_of_a_report_is_found_before_the_first_stage_runs(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "harness_version", lambda: "0.4.13")
+
+    def refuse(tasks: tuple[str, ...], path: str | None) -> None:
+        raise ConfigError(f"lm-eval knows no task {tasks[0]!r}", where="lm_eval")
+
+    monkeypatch.setattr(evidence, "check_tasks", refuse)
+    recipe.write_text(RECIPE + "  report: {models: {raw: model}, lm_eval: arc_easi}\n")
+    with pytest.raises(ConfigError, match="knows no task 'arc_easi'") as caught:
+        run(recipe)
+    assert caught.value.where == "stages.report.lm_eval"
+    assert not list((recipe.parent / "runs" / "toy").glob("sft-*"))

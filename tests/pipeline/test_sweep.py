@@ -15,7 +15,7 @@ from burnish.errors import ConfigError, Interrupted
 from burnish.evaluation.intervals import Interval, Mean
 from burnish.pipeline import run as run_module
 from burnish.pipeline.recipe import load_recipe
-from burnish.pipeline.sweep import Measured, Point, Sweep, read_settings, run_sweep
+from burnish.pipeline.sweep import Measured, Point, Sweep, _one_card_a_model, read_settings, run_sweep
 from burnish.pipeline.sweep_page import draw_svg, print_sweep, render_page
 from tests.stages.toy import make_model, make_pairs, make_sft_data
 
@@ -80,6 +80,32 @@ def test_points_share_what_does_not_differ_and_each_has_its_own_links(recipe: Pa
     assert all(stamps(recipe)[path] == stamp for path, stamp in before.items()), "what was done stays"
     assert [point.state for point in again.points] == ["done"] * 3
     assert len(results(recipe, "sft")) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ("judge: openai:http://host/v1#m", "stages.report.judge"),
+        ("reward: base, baseline: dpo", "stages.report.baseline"),
+        ("models: {dpo: dpo, api: 'openai:http://host/v1#m'}", "stages.report.models.api"),
+    ],
+)
+def test_what_a_report_of_one_local_model_can_not_have_is_told_before_a_point_runs(
+    recipe: Path, more: str, place: str
+) -> None:
+    models = "models: {raw: model, dpo: dpo}"
+    recipe.write_text(RECIPE.replace(models, more if more.startswith("models") else f"{models}, {more}"))
+    with pytest.raises(ConfigError) as caught:
+        run(recipe, "dpo.beta=0.05,0.5")
+    assert caught.value.where == place
+    assert not results(recipe, "sft")
+
+
+def test_a_card_has_the_price_of_its_own_model(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("sample: 7", "sample: 7, prices: {dpo: [1, 2]}"))
+    cards = {stage.name: stage.config for stage in _one_card_a_model(load_recipe(recipe)).stages}
+    assert cards["report-raw"].prices == {}  # type: ignore[attr-defined]
+    assert cards["report-dpo"].prices == {"dpo": (1.0, 2.0)}  # type: ignore[attr-defined]
 
 
 def test_a_point_that_fails_is_named_and_loses_no_other(recipe: Path) -> None:
@@ -172,9 +198,13 @@ def test_the_figure_is_well_formed_and_lower_nats_lie_to_the_right() -> None:
     x, y = ([float(circle.get(axis) or 0) for circle in circles] for axis in ("cx", "cy"))
     assert x[0] > x[1] > x[2] > x[3], "3.5, 3.6, 3.9, 4.0 nats: fewer is better, further right"
     assert y[2] < y[1] < y[3] < y[0], "0.9 highest"
-    ticks = [text.text for text in svg.findall("text") if "tick" in (text.get("class") or "")]
+    ticks = {text.text or "": float(text.get("x") or 0) for text in svg.findall("text") if text.get("class") is None}
     assert 4 <= len(ticks) <= 20
-    assert len(set(ticks)) == len(ticks)
+    nats = sorted((text for text in ticks if "%" not in text), key=lambda text: ticks[text])
+    assert nats == sorted(nats, reverse=True)
+    assert "50\u00a0%" in ticks, "alignment in percent, as in the table"
+    told = svg.findtext("desc") or ""
+    assert "<beta>=0: alignment 50 % (40\u201360), retention 3.600 (3.550\u20133.650)" in told
 
 
 def test_page_and_table_name_every_point(capsys: pytest.CaptureFixture[str]) -> None:

@@ -280,6 +280,33 @@ def test_the_key_is_sent_and_never_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert "is not accepted" in (refusal_of(lambda *_: failed(403)).fix or "")
 
 
+def test_an_endpoint_s_own_variable_is_read_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    monkeypatch.setenv("MY_KEY", SECRET)
+    with fake_openai(lambda *_: failed(401, f"wrong key {SECRET}")) as server:
+        endpoint = Endpoint.parse(f"openai:{server.url}#m", key_variable="MY_KEY")
+        with pytest.raises(EndpointError) as caught:
+            ChatClient(endpoint, FAST).complete([Message("user", "Hi")], max_tokens=4, where="here")
+        assert server.keys == [f"Bearer {SECRET}"]
+    assert "MY_KEY" in (caught.value.fix or "")
+    assert "OPENAI_API_KEY" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert str(endpoint) == f"openai:{server.url}#m"
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_variable_that_was_named_must_be_set(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    """Never the common key in its place: that would go to a server that it was not meant for."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.delenv("MY_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MY_KEY", value)
+    with pytest.raises(ConfigError, match="the environment variable MY_KEY is not set"):
+        ChatClient(Endpoint("http://host/v1", "m", "MY_KEY"))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    ChatClient(Endpoint("http://host/v1", "m"))  # a server of one's own may want none
+
+
 @pytest.mark.parametrize("key", [f"{SECRET}\nx", f"{SECRET}\u2014", f"{SECRET} x"])
 def test_a_key_that_no_header_can_hold_is_refused_without_repeating_it(key: str) -> None:
     with pytest.raises(ConfigError, match="characters") as caught:

@@ -53,9 +53,15 @@ def test_what_was_finished_before_a_failure_is_kept(cache: ResponseCache) -> Non
         cache.filled([0, 1, 2], compute)
     seen: list[list[int]] = []
     found: list[int] = []
-    cache.filled([0, 1, 2], lambda missing, keep: seen.append([keep(p, "x") or p for p in missing]), found=found.append)
+    done: list[int] = []
+
+    def rest(missing: list[int], keep: Keep) -> None:
+        seen.append([keep(place, "x") or place for place in missing])
+
+    cache.filled([0, 1, 2], rest, found=found.append, progress=done.append)
     assert seen == [[0, 2]]
     assert found == [1]
+    assert done == [1, 2, 3]
 
 
 def test_a_value_that_is_never_given_is_a_mistake_and_no_answer(cache: ResponseCache) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from burnish.data.chat import encode_example, encode_examples
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.data.sources import load_examples
-from burnish.errors import AdapterError, ConfigError, DataError, ModelError, OutputDirError
+from burnish.errors import AdapterError, ConfigError, DataError, ModelError, OutputDirError, TemplateError
 from burnish.models.adapters import load_adapter
 from burnish.models.heads import Scorer, ensemble_score, new_head
 from burnish.models.loading import load_model
@@ -425,6 +427,19 @@ def test_single_responses_are_scored_too_and_bad_input_is_told(tmp_path: Path) -
     assert scored.kind == "sft"
     assert scored.scores.shape == (5, 1)
     assert scored.accuracy is None
+    refused = (
+        json.dumps({"prompt": "x?", "completion": "a <eos> b"}) + "\n"
+    )  # by the template: its stop token in a text
+    (tmp_path / "refused.jsonl").write_text(refused + single.read_text())
+    with pytest.raises(TemplateError, match="holds the stop token"):
+        score_data(str(tmp_path / "run"), str(tmp_path / "refused.jsonl"), dtype="float32")
+    told = Console(file=io.StringIO(), width=200)
+    kept = score_data(
+        str(tmp_path / "run"), str(tmp_path / "refused.jsonl"), dtype="float32", on_bad_row="skip", console=told
+    )
+    assert torch.equal(kept.scores, scored.scores)
+    assert kept.origins[0].endswith("refused.jsonl:2")
+    assert "1 row left out:" in told.file.getvalue()  # type: ignore[attr-defined]
     (tmp_path / "there.jsonl").write_text("mine")
     with pytest.raises(OutputDirError, match="exists"):
         score_data(str(tmp_path / "run"), str(single), out=tmp_path / "there.jsonl")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from burnish.data.groups import PromptGroup, Response, collate
-from burnish.errors import BurnishError, ConfigError, OutputDirError, TrainingError
+from burnish.errors import BurnishError, ConfigError, DataError, OutputDirError, TemplateError, TrainingError
 from burnish.losses.sft import sft_loss
 from burnish.models.roles import Backbone, response_logprobs
 from burnish.stages import sft as sft_module
@@ -293,3 +295,47 @@ def test_a_validation_file_is_watched_and_not_trained_on(tmp_path: Path, n: int)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["data"]["training"], record["data"]["validation"]) == (24, n)
     assert any("validation/loss" in line for line in lines(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("held_out", [0.0, "more.jsonl"])
+def test_rows_that_the_template_refuses_are_counted_with_the_bad_ones(tmp_path: Path, held_out: float | str) -> None:
+    """One row without an answer, which the reader refuses, and two with the stop token in it, which the template does;
+    of a validation file none is counted, for the counts are the training file's."""
+    values = settings(tmp_path, max_steps=1, validation=held_out)
+    data = Path(values["data"])
+    bad = ["", "a <eos> b", "<eos>"]
+    rows = [json.dumps({"prompt": "x?", "completion": text}) for text in bad]
+    data.write_text("\n".join([*rows, *data.read_text().splitlines()]) + "\n")
+    if isinstance(held_out, str):
+        values["validation"] = str(tmp_path / held_out)
+        held = make_sft_data(tmp_path / held_out, 4)
+        held.write_text(rows[1] + "\n" + held.read_text())
+    with pytest.raises(DataError, match="empty response"):
+        train_sft(SFTConfig(**values))
+    told = Console(file=io.StringIO(), width=200)
+    train_sft(SFTConfig(**values, on_bad_row="skip"), console=told)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert (record["read"], record["bad_rows"], record["training"]) == (27, 3, 24)
+    assert record["validation"] == (4 if isinstance(held_out, str) else 0)
+    words = " ".join(told.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "1 row left out:" in words
+    assert ("3 rows left out:" if isinstance(held_out, str) else "2 rows left out:") in words
+    assert f"{data}:2: turn 2 holds the stop token '<eos>'" in words
+    assert f"{data}:3: turn 2 holds the stop token '<eos>'" in words
+
+
+def test_without_skip_such_a_row_ends_the_stage(tmp_path: Path) -> None:
+    values = settings(tmp_path, max_steps=1)
+    data = Path(values["data"])
+    data.write_text(data.read_text() + json.dumps({"prompt": "x?", "completion": "a <eos> b"}) + "\n")
+    with pytest.raises(TemplateError, match="holds the stop token") as caught:
+        train_sft(SFTConfig(**values))
+    assert f"{data}:25" in (caught.value.where or "")
+
+
+def test_a_rank_above_a_layer_s_smaller_side_is_told(tmp_path: Path) -> None:
+    told = Console(file=io.StringIO(), width=300)
+    train_sft(SFTConfig(**settings(tmp_path, max_steps=1, lora={"rank": 33, "targets": ["k_proj"]})), console=told)
+    words = " ".join(told.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "LoRA's rank is above a layer's smaller side" in words
+    assert "rank 33 in model.layers.0.self_attn.k_proj" in words

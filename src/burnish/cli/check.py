@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
@@ -13,6 +13,10 @@ from burnish.models.loading import resolve_model
 from burnish.stages.run import model_of
 
 if TYPE_CHECKING:
+    from burnish.data.groups import PromptGroup
+    from burnish.data.preflight import PreflightReport
+    from burnish.data.sources import LoadedData
+    from burnish.data.templates import ChatTemplate
     from burnish.models.loading import LoadedModel
 
 _KINDS: tuple[Kind, ...] = ("preference", "sft", "prompt")
@@ -65,45 +69,66 @@ def check(
     """
     import torch
 
-    from burnish.data.chat import encode_examples, resolve_template
-    from burnish.data.preflight import preflight
+    from burnish.data.chat import encode_usable, resolve_template
     from burnish.data.show import show_examples, show_report
-    from burnish.data.sources import load_as_one_of, load_examples
+    from burnish.data.sources import left_out
     from burnish.models.loading import load_model
 
-    columns = parse_map(map or [])
     console = results()
-    if kind == "auto":
-        _, loaded = load_as_one_of(data, kinds=_KINDS, columns=columns, on_bad_row="skip", limit=limit, split=split)
-    else:
-        loaded = load_examples(data, kind=kind, columns=columns, on_bad_row="skip", limit=limit, split=split)
+    loaded = _read(data, kind, columns=parse_map(map or []), limit=limit, split=split)
     console.print(loaded.summary(), markup=False)
     source = resolve_model(model_of(model))
     found = load_model(source, dtype=torch.bfloat16, echo=messages().print)
     resolved = resolve_template(found.tokenizer, template)
     console.print(f"template: {resolved.name}, stop token {resolved.stop_token!r}; model: {source}\n", markup=False)
-    groups = encode_examples(resolved, found.tokenizer, loaded.examples)
+    groups, refused = encode_usable(resolved, found.tokenizer, loaded.examples)
+    if refused:
+        console.print(left_out(refused), markup=False)
     show_examples(groups, found.tokenizer, n, console)
     console.print()
+    report = _preflight(found, resolved, groups, max_length, too_long, trainable_tokens or [])
+    show_report(report, console)
+    stops = bool(loaded.bad_rows or refused) and on_bad_row == "error"
+    if stops:
+        console.print(
+            "a stage would stop at the rows listed above; --on-bad-row skip leaves them out", style="bold red"
+        )
+    return 0 if report.ok and not stops else 1
+
+
+def _read(data: str, kind: str, **how: Any) -> LoadedData:
+    """The data with its bad rows listed, whatever a stage would do with them."""
+    from burnish.data.sources import load_as_one_of, load_examples
+
+    if kind == "auto":
+        _, loaded = load_as_one_of(data, kinds=_KINDS, on_bad_row="skip", **how)
+        return loaded
+    return load_examples(data, kind=cast(Kind, kind), on_bad_row="skip", **how)
+
+
+def _preflight(
+    found: LoadedModel,
+    template: ChatTemplate,
+    groups: list[PromptGroup],
+    max_length: int | None,
+    too_long: Literal["error", "skip"],
+    trainable_tokens: list[str],
+) -> PreflightReport:
+    from burnish.data.preflight import preflight
+
     plain: Any = found.model
     output = plain.get_output_embeddings()  # a stop token must be produced, so the output's rows count
     tied = output.weight is plain.get_input_embeddings().weight
     report, _ = preflight(
         groups,
         found.tokenizer,
-        resolved,
+        template,
         context=min(max_length or found.context_length, found.context_length),
         embeddings=output.weight,
-        trainable_tokens=[*(trainable_tokens or ()), *_trained_tokens(found)] if tied else (),
+        trainable_tokens=[*trainable_tokens, *_trained_tokens(found)] if tied else (),
         too_long=too_long,
     )
-    show_report(report, console)
-    refused = bool(loaded.bad_rows) and on_bad_row == "error"
-    if refused:
-        console.print(
-            "a stage would stop at the rows listed above; --on-bad-row skip leaves them out", style="bold red"
-        )
-    return 0 if report.ok and not refused else 1
+    return report
 
 
 def _trained_tokens(found: LoadedModel) -> list[str]:

@@ -30,6 +30,9 @@ def _whole(kind: Any, tokens: Any) -> int:
 Whole = Annotated[int, Parameter(converter=_whole, metavar="INT")]
 """A whole number; cyclopts alone would round 2.7 to 3."""
 
+_ONE_AT_A_TIME = {"prices": "price", "api_keys": "api-key"}
+"""Settings of which a flag gives one: it has the singular's name and may be given several times."""
+
 # Headings of the help, in order, and what stands under them. A field that is named nowhere belongs to its stage.
 _HEADINGS: Mapping[str, tuple[str, ...]] = {
     "Start and result": ("model", "data", "out"),
@@ -84,7 +87,7 @@ def parse_flags(config: type[Config], values: Mapping[str, Any]) -> Any:
 
 def flag(field: str) -> str:
     """The flag of a dotted field: `--lora.rank` of `lora.rank`, `--learning-rate` of `learning_rate`."""
-    return "--" + field.replace("_", "-")
+    return "--" + _ONE_AT_A_TIME.get(field, field).replace("_", "-")
 
 
 def parse_map(pairs: list[str]) -> dict[str, str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from burnish.cli.console import field_line, results
-from burnish.cli.options import Whole, flag, parse_models
+from burnish.cli.options import Whole, flag, parse_flags, parse_models
 from burnish.errors import ConfigError
 from burnish.models.config import Precision
+from burnish.pipeline.report_config import ReportConfig
 
 
 def report(
@@ -33,6 +34,7 @@ def report(
     reward: str | None = None,
     baseline: str | None = None,
     price: Annotated[list[str] | None, Parameter(metavar="NAME=IN,OUT", negative=())] = None,
+    api_key: Annotated[list[str] | None, Parameter(metavar="NAME=VARIABLE", negative=())] = None,
     concurrency: Whole = 8,
     timeout: float = 120.0,
     cache: bool = True,
@@ -80,6 +82,9 @@ def report(
     price
         What a million tokens of the prompt and of the answer cost, for the costs in the table: `--price api=0.15,0.60`.
         May be given for several models.
+    api_key
+        The environment variable with an endpoint's key, where it is not OPENAI_API_KEY: `--api-key api=MY_KEY`, and
+        `judge=MY_KEY` for the judge. May be given for several.
     concurrency
         Requests to an endpoint under way at a time.
     timeout
@@ -90,34 +95,37 @@ def report(
     """
     from burnish.pipeline.report import report as make_report
 
-    console = results()
-    given: dict[str, Any] = {
-        "prompts": prompts,
-        "choices": choices,
-        "sample": sample,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-        "judge": judge,
-        "reward": reward,
-        "baseline": baseline,
-        "topic_judge": topic_judge,
-        "lm_eval": lm_eval,
-        "lm_eval_path": lm_eval_path,
-    }
-    make_report(
-        parse_models(models),
-        out,
-        **{**given, "lm_eval": [task.strip() for task in (lm_eval or "").split(",") if task.strip()]},
-        batch_size=batch_size,
-        dtype=dtype,
-        device=device,
-        prices=parse_prices(price or []),
-        concurrency=concurrency,
-        timeout=timeout,
-        cache=cache,
-        command=shlex.join(["burnish", "report", *models, "--out", str(out), *_said(given), *_prices_said(price)]),
-        console=console,
+    if not models:
+        raise ConfigError("a report needs at least one model", fix="as in raw=gemma-3-270m")
+    config: ReportConfig = parse_flags(
+        ReportConfig,
+        {
+            "models": parse_models(models),
+            "out": out,
+            "prompts": prompts,
+            "choices": choices,
+            "sample": sample,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "seed": seed,
+            "dtype": dtype,
+            "device": device,
+            "topic_judge": topic_judge,
+            "lm_eval": lm_eval or (),
+            "lm_eval_path": lm_eval_path,
+            "judge": judge,
+            "reward": reward,
+            "baseline": baseline,
+            "prices": parse_prices(price or []),
+            "api_keys": parse_keys(api_key or []),
+            "concurrency": concurrency,
+            "timeout": timeout,
+            "cache": cache,
+        },
     )
+    console = results()
+    repeated = {"--price": price or [], "--api-key": api_key or []}
+    make_report(config, command=_command(models, config, repeated), console=console)
     console.print()
     for name in ("report.html", "report.json"):
         console.print(field_line(name, out / name))
@@ -144,14 +152,36 @@ def parse_prices(pairs: Sequence[str]) -> dict[str, tuple[float, float]]:
     return prices
 
 
-_USUAL = {"prompts": "starter/evaluation", "choices": "starter/mcq", "max_new_tokens": 128, "seed": 0}
+def parse_keys(pairs: Sequence[str]) -> dict[str, str]:
+    """`NAME=VARIABLE` as name -> variable. Errors do not quote what stands there, for it could be a key.
+
+    Raises:
+        ConfigError: for what has another form, or a name that comes twice.
+    """
+    variables: dict[str, str] = {}
+    for text in pairs:
+        name, equals, variable = text.partition("=")
+        if not (name and equals and variable):
+            raise ConfigError("not NAME=VARIABLE", where="--api-key", fix="as in --api-key api=MY_KEY")
+        if name in variables:
+            raise ConfigError(f"{name} has two keys", where="--api-key")
+        variables[name] = variable
+    return variables
 
 
-def _said(given: Mapping[str, Any]) -> list[str]:
-    """The flags of what is not as usual."""
-    changed = {name: value for name, value in given.items() if value != _USUAL.get(name)}
-    return [word for name, value in changed.items() for word in (flag(name), str(value))]
+_TOLD = (
+    *("prompts", "choices", "sample", "max_new_tokens", "seed", "judge", "reward", "baseline", "topic_judge"),
+    *("lm_eval", "lm_eval_path"),
+)
+"""What a report says it was made by, besides models, prices and keys; the others are how models are asked, not what."""
 
 
-def _prices_said(price: Sequence[str] | None) -> list[str]:
-    return [word for text in price or [] for word in ("--price", text)]
+def _command(models: Sequence[str], config: ReportConfig, repeated: Mapping[str, Sequence[str]]) -> str:
+    """The command, with the flags of what is not as usual."""
+    words = ["burnish", "report", *models, "--out", str(config.out)]
+    for name in _TOLD:
+        value = getattr(config, name)
+        if value != ReportConfig.model_fields[name].default:
+            words += [flag(name), ",".join(value) if isinstance(value, tuple) else str(value)]
+    words += [word for name, texts in repeated.items() for text in texts for word in (name, text)]
+    return shlex.join(words)

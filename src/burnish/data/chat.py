@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from burnish.data.examples import Example, Message
+from burnish.data.examples import BadRow, Example, Message
 from burnish.data.groups import PromptGroup, Response
 from burnish.data.templates import BUILTIN, EOS, ChatTemplate, render_source
 from burnish.errors import TemplateError, suggest
@@ -24,6 +24,7 @@ __all__ = [
     "encode_example",
     "encode_examples",
     "encode_prompt",
+    "encode_usable",
     "install_template",
     "render",
     "resolve_template",
@@ -268,6 +269,34 @@ def encode_example(template: ChatTemplate, tokenizer: Tokenizer, example: Exampl
 def encode_examples(template: ChatTemplate, tokenizer: Tokenizer, examples: Iterable[Example]) -> list[PromptGroup]:
     """All of a data set's examples as token ids, each with its place as `index`; see `encode_example`."""
     return [encode_example(template, tokenizer, example, index=i) for i, example in enumerate(examples)]
+
+
+def encode_usable(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    examples: Iterable[Example],
+    *,
+    on_bad_row: Literal["error", "skip"] = "skip",
+) -> tuple[list[PromptGroup], list[BadRow]]:
+    """As `encode_examples`, and the rows that this template can't encode, which `skip` leaves out.
+
+    Raises:
+        TemplateError: at the first such row; with `skip` only if all rows are such, for then it is the template.
+    """
+    groups: list[PromptGroup] = []
+    refused: list[BadRow] = []
+    first: TemplateError | None = None
+    for index, example in enumerate(examples):
+        try:
+            groups.append(encode_example(template, tokenizer, example, index=index))
+        except TemplateError as error:
+            if on_bad_row == "error":
+                raise
+            first = first or error
+            refused.append(BadRow(example.origin, "", error.what))
+    if first is not None and not groups:
+        raise first
+    return groups, refused
 
 
 def _encode_text(template: ChatTemplate, tokenizer: Tokenizer, text: str, origin: str, index: int) -> PromptGroup:

@@ -54,9 +54,13 @@ class LoadedData:
         read_as = "; ".join(f"{count:,} as {shape}" for shape, count in self.shapes.items())
         lines = [f"{self.source}: {_rows(self.n_read)} read" + (f" ({read_as})" if read_as else "")]
         if self.bad_rows:
-            lines.append(f"{_rows(len(self.bad_rows))} left out:")
-            lines += [f"  {line}" for line in _listing(self.bad_rows)]
+            lines.append(left_out(self.bad_rows))
         return "\n".join(lines)
+
+
+def left_out(bad_rows: list[BadRow]) -> str:
+    """How many rows were left out, and the first of them with their reasons."""
+    return "\n".join([f"{_rows(len(bad_rows))} left out:", *(f"  {line}" for line in _listing(bad_rows))])
 
 
 def _rows(count: int) -> str:

@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from burnish.data.batching import micro_batches
 from burnish.data.groups import PromptGroup, Response, collate
-from burnish.errors import ConfigError, ModelError
+from burnish.errors import ConfigError, ModelError, suggest
 from burnish.evaluation.harness_results import HarnessResult
 from burnish.models.roles import predicting_hidden
 from burnish.ops.logprobs import token_logprobs
@@ -198,19 +198,29 @@ def run_tasks(responder: ModelResponder, tasks: Sequence[str], path: str | None 
     Raises:
         ConfigError: an unknown task, or one whose data can't be loaded.
     """
-    manager = _manager(tuple(tasks), path)
-    if missing := [task for task in tasks if task not in manager.all_tasks]:
-        raise ConfigError(
-            f"lm-eval knows no task {', '.join(map(repr, missing))}",
-            where="--lm-eval",
-            fix="give the name that stands in the task's file (`task:`), and its directory with --lm-eval-path",
-        )
+    manager = find_tasks(tasks, path)
     model = BurnishLM(responder)
     try:
         out = simple_evaluate(model, tasks=list(tasks), task_manager=manager, bootstrap_iters=1000, log_samples=True)
     except (ConnectionError, FileNotFoundError) as error:  # what datasets raises for data that is not there
         raise ConfigError(f"lm-eval can't load the data: {error}", where=", ".join(tasks)) from error
     return tuple(_results(out or {}, model.truncated))
+
+
+def find_tasks(tasks: Sequence[str], path: str | None = None) -> TaskManager:
+    """The harness's index of tasks, which holds all of these.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    manager = _manager(tuple(tasks), path)
+    if missing := [task for task in tasks if task not in manager.all_tasks]:
+        raise ConfigError(
+            f"lm-eval knows no task {', '.join(map(repr, missing))}{suggest(missing[0], manager.all_tasks)}",
+            where="lm_eval",
+            fix="give the name that stands in the task's file (`task:`), and its directory as lm_eval_path",
+        )
+    return manager
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 
 from burnish.evaluation.intervals import Rate, bootstrap_mean, paired_difference
 from burnish.evaluation.judge import JudgedPair
-from burnish.evaluation.lines import Cell, Change, Line, change_of, mean_cell, percent, rate_cell
+from burnish.evaluation.lines import Change, Line, change_of, mean_cell, rate_cell, share_cell
 
 JUDGE_RULE = (
     "A language model is shown the conversation and both answers, the baseline's and the model's, once in each order. "
@@ -80,7 +80,20 @@ def _judge_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
     ):
         shown = [f"{name} {sum(values)} of {len(values)}" for name, values in outcomes.items()]
         cells = [rate_cell(Rate.of(outcomes[name])) if outcomes.get(name) else None for name in names]
-        lines.append(_line(key, title, f"{about}: {', '.join(shown)}", rule, n, cells, higher_is_better=False))
+        lines.append(
+            Line(
+                key=key,
+                group="preference",
+                title=title,
+                about=f"{about}: {', '.join(shown)}",
+                rule=rule,
+                n=n,
+                unit="rate",
+                higher_is_better=False,
+                cells=tuple(cells),
+                changes=(None,) * len(cells),
+            )
+        )
     return lines
 
 
@@ -89,11 +102,21 @@ def _reward_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
     base = scores[preference.baseline]
     points = {name: _compared(base, own) for name, own in scores.items() if name != preference.baseline}
     lines = _win_lines(preference, names, points, key="reward", title="preferred by reward", rule=REWARD_RULE)
-    cells = [mean_cell(bootstrap_mean(scores[name], seed=seed), 2) for name in names]
+    means = [bootstrap_mean(scores[name], seed=seed) for name in names]
     changes = [paired_difference(scores[names[0]], scores[name], seed=seed) for name in names[1:]]
-    line = _line("reward_score", "reward score", "all prompts", SCORE_RULE, len(base), cells, unit="score")
-    moved = (None, *(change_of(change, 1, "score", digits=2) for change in changes))
-    return [*lines, replace(line, changes=moved, higher_is_better=True)]
+    line = Line(
+        key="reward_score",
+        group="preference",
+        title="reward score",
+        about="all prompts",
+        rule=SCORE_RULE,
+        n=len(base),
+        unit="score",
+        higher_is_better=True,
+        cells=tuple(mean_cell(mean, 2) for mean in means),
+        changes=(None, *(change_of(change, 1, "score", digits=2) for change in changes)),
+    )
+    return [*lines, line]
 
 
 def _compared(base: Sequence[float], own: Sequence[float]) -> list[float]:
@@ -114,25 +137,24 @@ def _win_lines(
     n = max((len(values) for values in points.values()), default=0)
     if not n:
         return []
-    cells: list[Cell | None] = []
-    changes: list[Change | None] = []
-    for name in names:
-        won = points.get(name)
-        if not won:
-            cells.append(None)
-            changes.append(None)
-            continue
-        mean = bootstrap_mean(won, seed=seed)
-        low, high = mean.interval.low, mean.interval.high
-        cell = mean_cell(mean, 2)
-        interval = f"{round(100 * low)}\u2013{round(100 * high)}"
-        cells.append(replace(cell, text=percent(mean.value), interval=interval))
-        changes.append(_from_even(won, seed))
+    won = [points.get(name) for name in names]
     about = f"against {baseline}, an even split being 50 %: " + "; ".join(
         f"{name} {_split(values)}" for name, values in points.items()
     )
-    line = _line(f"{key}_wins", title, about, rule, n, cells, higher_is_better=True)
-    return [replace(line, changes=tuple(changes))]
+    return [
+        Line(
+            key=f"{key}_wins",
+            group="preference",
+            title=title,
+            about=about,
+            rule=rule,
+            n=n,
+            unit="rate",
+            higher_is_better=True,
+            cells=tuple(share_cell(bootstrap_mean(values, seed=seed)) if values else None for values in won),
+            changes=tuple(_from_even(values, seed) if values else None for values in won),
+        )
+    ]
 
 
 def _from_even(won: Sequence[float], seed: int) -> Change:
@@ -143,28 +165,3 @@ def _from_even(won: Sequence[float], seed: int) -> Change:
 def _split(points: Sequence[float]) -> str:
     counts = {word: sum(point == value for point in points) for word, value in (("won", 1), ("tied", 0.5), ("lost", 0))}
     return ", ".join(f"{count} {word}" for word, count in counts.items())
-
-
-def _line(
-    key: str,
-    title: str,
-    about: str,
-    rule: str,
-    n: int,
-    cells: Sequence[Cell | None],
-    *,
-    unit: str = "rate",
-    higher_is_better: bool | None = None,
-) -> Line:
-    return Line(
-        key=key,
-        group="preference",
-        title=title,
-        about=about,
-        rule=rule,
-        n=n,
-        unit=unit,
-        higher_is_better=higher_is_better,
-        cells=tuple(cells),
-        changes=(None,) * len(cells),
-    )

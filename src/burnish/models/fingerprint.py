@@ -84,6 +84,11 @@ def directory_fingerprint(directory: Path) -> str:
     return _files_fingerprint(directory, directory.iterdir())
 
 
+def tree_fingerprint(directory: Path) -> str:
+    """Hash of the files that lie in a directory and below it, but for what Python compiles beside its modules."""
+    return _files_fingerprint(directory, (file for file in directory.rglob("*") if "__pycache__" not in file.parts))
+
+
 def _files_fingerprint(directory: Path, files: Iterable[Path]) -> str:
     chosen = sorted(file for file in files if file.is_file() and not file.name.startswith("."))
     return digest([[str(file.relative_to(directory)), file_fingerprint(file)] for file in chosen])

@@ -337,6 +337,27 @@ def tie_adapters(model: nn.Module, adapter: str, to: str) -> int:
     return tied
 
 
+def excess_rank(model: nn.Module) -> str | None:
+    """What to say of trained LoRA layers whose rank exceeds the smaller side of their weight, if there are any.
+
+    B A has at most the rank of that side, so what lies beyond it costs memory and time and adds nothing. PEFT takes it
+    without a word; a pattern of targets often meets one narrow layer, such as the keys of grouped-query attention.
+    """
+    found: dict[tuple[int, int, int], list[str]] = {}
+    for path, layer in lora_layers(model):
+        ranks = [a.shape[0] for a in layer.lora_a.values() if a.requires_grad]
+        if ranks and max(ranks) > min(layer.weight.shape):
+            out_width, in_width = layer.weight.shape
+            found.setdefault((max(ranks), in_width, out_width), []).append(path)
+    if not found:
+        return None
+    told = [
+        f"rank {rank} in {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "") + f" ({i} to {o})"
+        for (rank, i, o), paths in found.items()
+    ]
+    return f"LoRA's rank is above a layer's smaller side, beyond which it adds nothing: {'; '.join(told)}"
+
+
 def count_trainable_params(model: nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; tied ones count once. Of 7e9 a rank-8 adapter trains about 0.3 %."""
     parameters = [p for p in model.parameters() if p.is_floating_point()]

@@ -6,7 +6,7 @@ the model.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,19 +58,38 @@ def with_kl(card: Card, start: str, together: Mapping[str, Scoring]) -> Card:
     return with_tokens(replace(card, kl=found), f"KL (through {start} as well)", tokens)
 
 
+def harness_version() -> str | None:
+    """The version of lm-evaluation-harness, or none where it is not installed."""
+    try:
+        return importlib.metadata.version("lm-eval")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def check_harness(tasks: Sequence[str], path: str | None) -> None:
-    """Refuse tasks that can't be asked before any model is loaded.
+    """Refuse what can be told to be wrong without the harness's index of tasks, which takes seconds.
 
     Raises:
         ConfigError: lm-eval is not installed, or the directory with task files is not there.
     """
     if path is not None and not (tasks and Path(path).is_dir()):
         what = "no such directory" if tasks else "task files without tasks"
-        raise ConfigError(
-            f"{what}: {path}", where="--lm-eval-path", fix="name tasks with --lm-eval, and their directory"
-        )
-    if tasks and importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError("lm-eval is not installed", where="--lm-eval", fix="pip install 'burnish[lm-eval]'")
+        raise ConfigError(f"{what}: {path}", where="lm_eval_path", fix="name tasks as lm_eval, and their directory")
+    if tasks and harness_version() is None:
+        raise ConfigError("lm-eval is not installed", where="lm_eval", fix="pip install 'burnish[lm-eval]'")
+
+
+def check_tasks(tasks: Sequence[str], path: str | None) -> None:
+    """Refuse tasks that can't be asked before any model is loaded.
+
+    Raises:
+        ConfigError: as `check_harness`; and a task that the harness does not know.
+    """
+    check_harness(tasks, path)
+    if tasks:
+        from burnish.evaluation.lm_harness import find_tasks
+
+        find_tasks(tasks, path)
 
 
 def with_harness(card: Card, model: ModelResponder, tasks: Sequence[str], path: str | None) -> Card:

@@ -6,17 +6,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
-
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from typing import Any, ClassVar, Literal
 
 from burnish.config import Config
 from burnish.data.examples import Kind
-from burnish.errors import ConfigError, suggest
-from burnish.models.config import Precision
-from burnish.rollout.endpoint import Endpoint
+from burnish.pipeline.report_config import ReportConfig
 from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig, TrainConfig
-from burnish.stages.functions import is_function
 
 
 class MergeConfig(Config):
@@ -30,72 +25,6 @@ class MergeConfig(Config):
     """Where the merged model goes."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the merged weights."""
-
-
-class ReportConfig(Config):
-    """Measure models side by side on the evaluation prompts."""
-
-    stage: ClassVar[str] = "report"
-
-    models: dict[str, str] = Field(min_length=1)
-    """`{name: model}`: `model` (the raw one), a stage of the recipe, any other model, or an endpoint
-    (`openai:BASE_URL#MODEL`)."""
-    out: Path
-    """Where report.html and report.json go."""
-    prompts: str = "starter/evaluation"
-    """The evaluation prompts: `starter/evaluation`, a JSON Lines file, a directory of them, or a public set."""
-    choices: str = "starter/mcq"
-    """The multiple-choice questions, likewise."""
-    sample: int | None = Field(None, ge=1)
-    """A fixed sample of so many evaluation prompts, spread over the behaviours; all of them if not given."""
-    max_new_tokens: int = Field(128, ge=1)
-    """The longest answer, in tokens."""
-    batch_size: int = Field(32, ge=1)
-    """Answers sampled at a time."""
-    seed: int = Field(0, ge=0)
-    """Of the sample and of the intervals."""
-    dtype: Precision = "auto"
-    """Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster."""
-    device: str = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
-    judge: str | None = None
-    """An endpoint, `openai:BASE_URL#MODEL`, that compares every model's answers with the baseline's."""
-    reward: str | None = None
-    """A reward model that scores all answers: a stage `reward` of the recipe, or a run's directory."""
-    baseline: str | None = None
-    """The model that judge and reward model compare the others with; the first if not given."""
-    prices: dict[str, tuple[NonNegativeFloat, NonNegativeFloat]] = Field(default_factory=dict)
-    """`{name: [in, out]}`: what a million tokens of the prompt and of the answer cost."""
-    concurrency: int = Field(8, ge=1)
-    """Requests to an endpoint under way at a time."""
-    timeout: float = Field(120.0, gt=0)
-    """Seconds that an endpoint may send nothing before the request is repeated."""
-    cache: bool = True
-    """Whether answers are taken from burnish's cache and kept in it."""
-
-    @field_validator("reward")
-    @classmethod
-    def _is_no_function(cls, reward: str | None) -> str | None:
-        if reward is not None and is_function(reward):
-            raise ValueError("a report's reward is a reward model; functions reward PPO only")
-        return reward
-
-    @field_validator("judge")
-    @classmethod
-    def _is_endpoint(cls, judge: str | None) -> str | None:
-        if judge is not None:
-            try:
-                Endpoint.parse(judge)
-            except ConfigError as error:
-                raise ValueError(f"{error.what}; {error.fix}") from None
-        return judge
-
-    @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
-        for name in (*self.prices, *([self.baseline] if self.baseline is not None else [])):
-            if name not in self.models:
-                raise ValueError(f"no model of the report is called {name!r}{suggest(name, self.models)}")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

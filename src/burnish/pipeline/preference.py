@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from burnish.data.chat import encode_examples
@@ -15,6 +16,7 @@ from burnish.models.fingerprint import digest, model_fingerprint
 from burnish.models.heads import ensemble_score
 from burnish.models.reward import RewardModel, load_reward_model, reward_members
 from burnish.pipeline.fingerprint import code_fingerprint
+from burnish.pipeline.report_config import JUDGE
 from burnish.pipeline.responders import Asking
 from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.rollout.remote import EndpointResponder
@@ -85,6 +87,7 @@ def compare(
     judged: dict[str, list[JudgedPair]] = {}
     scores: dict[str, list[float]] = {}
     if judge is not None:
+        judge = replace(judge, key_variable=asking.keys.get(JUDGE))
         responder = EndpointResponder("the judge", judge, cache=asking.cache, settings=asking.endpoint)
         try:
             for card in cards:
@@ -137,16 +140,17 @@ def _scores(
     found = {}
     for name, answered in records.items():
 
-        def compute(missing: list[int], keep: Keep, name: str = name, answered: Sequence[Record] = answered) -> None:
-            show(name, "reward", len(answered) - len(missing), len(answered))
+        def compute(missing: list[int], keep: Keep, answered: Sequence[Record] = answered) -> None:
             if not loaded:
                 loaded.append(load_reward_model(directory, dtype=asking.dtype, device=asking.device, echo=asking.echo))
             for place, value in zip(missing, _score([answered[i] for i in missing], loaded[0]), strict=True):
                 keep(place, value)
-            show(name, "reward", len(answered), len(answered))
+
+        def told(done: int, name: str = name, total: int = len(answered)) -> None:
+            show(name, "reward", done, total)
 
         keys = [[identity, [[m.role, m.content] for m in record.row.messages], record.text] for record in answered]
-        found[name] = [float(value) for value in asking.cache.filled(keys, compute)]
+        found[name] = [float(value) for value in asking.cache.filled(keys, compute, progress=told)]
     return found
 
 

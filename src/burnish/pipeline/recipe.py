@@ -15,7 +15,7 @@ other keys are the stage's settings, the same names as the flags of its command.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -24,25 +24,17 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from burnish.config import Config, field_problems, read_yaml
-from burnish.errors import BurnishError, ConfigError, suggest
-from burnish.evaluation.public_sets import split_format
-from burnish.models.catalog import CATALOG
-from burnish.models.loading import resolve_model
-from burnish.pipeline.kinds import KINDS, NAMES_FUNCTIONS, NAMES_MODELS, ReportConfig, StageKind
+from burnish.errors import ConfigError, suggest
+from burnish.pipeline.graph import RAW, Stage, StageGraph, unknown_model
+from burnish.pipeline.kinds import KINDS, StageKind
 from burnish.pipeline.overrides import apply_overrides
-from burnish.rollout.endpoint import Endpoint, is_endpoint
-from burnish.stages.config import DPOConfig, TrainConfig
-from burnish.stages.functions import is_function
-from burnish.stages.run import model_of
+from burnish.pipeline.paths import located, located_path
+from burnish.stages.config import DPOConfig
 
-RAW = "model"
-"""What `from` and a report call the recipe's own model."""
 _CHOSEN_FOR_IT = {
-    RAW: "a recipe's stage starts from what `from` names",
+    "model": "a recipe's stage starts from what `from` names",
     "out": "burnish chooses the directory (--runs-dir, the recipe's name, the stage's name)",
 }
-
-
 _NESTED = ("lora", "monitor", "guard")
 """Settings with settings of their own: a stage's are laid over the recipe's defaults key by key."""
 
@@ -62,42 +54,6 @@ class RecipeFile(Config):
     """Settings of all stages that train and do not set them."""
     stages: dict[str, dict[str, Any] | None] = Field(min_length=1)
     """Name -> settings, in any order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of a recipe, checked.
-
-    Attributes:
-        name: as the recipe has it.
-        kind: a key of `KINDS`.
-        start: `model` or the stage that it starts from; none for a report.
-        config: its settings; `model` and `out` are filled in when it runs.
-    """
-
-    name: str
-    kind: str
-    start: str | None
-    config: Config
-
-    @property
-    def spec(self) -> StageKind:
-        """What is known of its kind."""
-        return KINDS[self.kind]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """`model`, stages and other models that it needs."""
-        if isinstance(self.config, ReportConfig):
-            return (*self.config.models.values(), *self.rewards.values())
-        return (*((self.start,) if self.start is not None else ()), *self.rewards.values())
-
-    @property
-    def rewards(self) -> dict[str, str]:
-        """Setting -> the stage or the directory of the reward model that it names; of PPO and reports."""
-        names = ("reward",) if isinstance(self.config, ReportConfig) else NAMES_MODELS
-        named = {name: getattr(self.config, name, None) for name in names}
-        return {name: value for name, value in named.items() if value is not None and not is_function(value)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +142,12 @@ class _Reader:
         self._check_defaults(top)
         for name, values in top.stages.items():
             self._read_stage(name, dict(values or {}), top)
-        model = _located_path(top.model, self.base)
-        if what := self._unknown_model(model, ()):
+        model = located_path(top.model, self.base)
+        if what := unknown_model(model):
             self.problems["model"] = what
-        for stage in self.stages.values():
-            self._check_inputs(stage, _model_makers(top))
-        if not self.problems:
-            self._check_cycles()
-        if not self.problems:
-            for stage in self.stages.values():
-                self._check_adapter(stage, model)
-        return None if self.problems else Recipe(top.name, file, model, tuple(_in_order(self.stages)))
+        graph = StageGraph(self.stages, _model_makers(top), self.base, self.problems)
+        graph.check(model, set_lora=[name for name, values in self.own.items() if "lora" in values])
+        return None if self.problems else Recipe(top.name, file, model, tuple(graph.in_order()))
 
     def _check_defaults(self, top: RecipeFile) -> None:
         known = sorted({field for spec in KINDS.values() if spec.trains for field in _settable(spec)})
@@ -248,7 +199,7 @@ class _Reader:
             return None
         if isinstance(config, DPOConfig) and (wrong := _loss_problem(config.loss)):
             self.problems[f"stages.{name}.loss"] = wrong
-        return _located(config, self.base)
+        return located(config, self.base)
 
     def _start(self, name: str, start: Any, top: RecipeFile) -> str:
         """Where a stage starts; only the first one that trains may leave it unsaid."""
@@ -260,100 +211,9 @@ class _Reader:
         self.problems[f"stages.{name}.from"] = f"say where the stage starts: {known}"
         return RAW
 
-    # -- between stages --
 
-    def _check_inputs(self, stage: Stage, names: Sequence[str]) -> None:
-        if isinstance(stage.config, ReportConfig):
-            models = dict(stage.config.models)
-            for label, target in models.items():
-                if target in (RAW, *names):
-                    continue
-                models[label] = _located_path(target, self.base)
-                if what := self._unknown_model(models[label], names):
-                    self.problems[f"stages.{stage.name}.models.{label}"] = what
-            self.stages[stage.name] = replace(stage, config=stage.config.model_copy(update={"models": models}))
-        elif stage.start != RAW and stage.start not in names:
-            hint = suggest(str(stage.start), [RAW, *names]) or f"; it can start from {', '.join([RAW, *names])}"
-            self.problems[f"stages.{stage.name}.from"] = f"no stage {stage.start!r}{hint}"
-        self._check_rewards(stage, names)
-
-    def _check_rewards(self, stage: Stage, names: Sequence[str]) -> None:
-        """A reward model is a stage `reward` or a directory; and nothing else goes on from one, or speaks."""
-        rewards = [name for name in names if name in self.stages and self.stages[name].kind == "reward"]
-        for field, target in stage.rewards.items():
-            place = f"stages.{stage.name}.{field}"
-            if target in names and target not in rewards:
-                self.problems[place] = f"{target!r} is no reward model: its stage is {self.stages[target].kind!r}"
-            elif target not in names and not Path(target).expanduser().is_dir():
-                hint = suggest(target, rewards) or f"; reward models of the recipe: {', '.join(rewards) or 'none'}"
-                self.problems[place] = f"no stage, directory or function is called {target!r}{hint}"
-        for field in NAMES_FUNCTIONS:
-            file = (getattr(stage.config, field, None) or "").rpartition(":")[0]
-            if file.endswith(".py") and not Path(file).expanduser().is_file():
-                self.problems[f"stages.{stage.name}.{field}"] = f"no such file: {file}"
-        if stage.start in rewards and stage.kind != "merge":
-            self.problems[f"stages.{stage.name}.from"] = f"{stage.start!r} is a reward model, which does not speak"
-        if isinstance(stage.config, ReportConfig):
-            for label, target in stage.config.models.items():
-                if target in rewards:
-                    self.problems[f"stages.{stage.name}.models.{label}"] = (
-                        f"{target!r} is a reward model, which does not speak"
-                    )
-
-    def _unknown_model(self, model: str, stages: Sequence[str]) -> str | None:
-        try:
-            if is_endpoint(model):
-                Endpoint.parse(model)
-            else:
-                resolve_model(model_of(model))
-        except BurnishError as error:
-            hint = suggest(model, [*stages, *CATALOG]) if stages else ""
-            return f"neither a stage nor a model is called {model!r}{hint}" if hint else error.what
-        return None
-
-    def _check_cycles(self) -> None:
-        """Stages that wait for each other, through what they start from or what rewards them."""
-        for name, stage in self.stages.items():
-            if (path := self._way_back(name)) is not None:
-                settings = {stage.start or RAW: "from"} | {target: field for field, target in stage.rewards.items()}
-                field = "models" if isinstance(stage.config, ReportConfig) else settings[path[1]]
-                what = "the stages start from each other" if field == "from" else "the stages need each other"
-                self.problems[f"stages.{name}.{field}"] = f"{what}: {' <- '.join(path)}"
-                return
-
-    def _way_back(self, name: str) -> list[str] | None:
-        """The shortest way from a stage over what stages need back to itself, or none."""
-        ways, seen = [[name]], {name}
-        for way in ways:
-            for needed in self.stages[way[-1]].inputs:
-                if needed == name:
-                    return [*way, name]
-                if needed in self.stages and needed not in seen:
-                    seen.add(needed)
-                    ways.append([*way, needed])
-        return None
-
-    def _check_adapter(self, stage: Stage, model: str) -> None:
-        """A merge needs an adapter; a stage that goes on with one can't ask for another shape of it."""
-        if stage.start is None:
-            return
-        on_adapter = self._gives_adapter(stage.start, model)
-        if stage.kind == "merge" and not on_adapter:
-            self.problems[f"stages.{stage.name}.from"] = f"nothing to merge: {stage.start!r} is a whole model"
-        if isinstance(stage.config, TrainConfig) and on_adapter and "lora" in self.own[stage.name]:
-            self.problems[f"stages.{stage.name}.lora"] = (
-                f"has no effect: the stage goes on with the adapter of {stage.start!r}; set it there"
-            )
-
-    def _gives_adapter(self, start: str, model: str) -> bool:
-        if start == RAW:
-            return resolve_model(model_of(model)).kind == "adapter"
-        config = self.stages[start].config
-        return isinstance(config, TrainConfig) and config.tuning == "lora"
-
-
-def _kinds(top: RecipeFile) -> dict[str, Any]:
-    return {name: (values or {}).get("stage", name) for name, values in top.stages.items()}
+def _kinds(top: RecipeFile) -> dict[str, str]:
+    return {name: str((values or {}).get("stage", name)) for name, values in top.stages.items()}
 
 
 def _trained(top: RecipeFile) -> list[str]:
@@ -364,8 +224,8 @@ def _speaking(top: RecipeFile) -> list[str]:
     return [name for name in _trained(top) if _kinds(top)[name] != "reward"]
 
 
-def _model_makers(top: RecipeFile) -> list[str]:
-    return [name for name, kind in _kinds(top).items() if kind != "report"]
+def _model_makers(top: RecipeFile) -> dict[str, str]:
+    return {name: kind for name, kind in _kinds(top).items() if kind != "report"}
 
 
 def _settable(spec: StageKind) -> list[str]:
@@ -384,41 +244,6 @@ def _with_defaults(values: Mapping[str, Any], top: RecipeFile, spec: StageKind) 
     return merged
 
 
-def _located(config: Config, base: Path) -> Config:
-    """The settings with their paths as they are found from the recipe's directory."""
-    if isinstance(config, ReportConfig):
-        sets = {"prompts": config.prompts, "choices": config.choices}
-        found = {name: _located_set(place, base) for name, place in sets.items()}
-        if config.reward is not None:
-            found["reward"] = _located_path(config.reward, base)
-        return config.model_copy(update=found)
-    if not isinstance(config, TrainConfig):
-        return config
-    fields = {"data": config.data, "validation": config.validation, "template": config.template}
-    found = {name: _located_path(value, base) for name, value in fields.items() if isinstance(value, str)}
-    for name in NAMES_FUNCTIONS:
-        if isinstance(value := getattr(config, name, None), str):
-            path, colon, function = value.rpartition(":") if is_function(value) else (value, "", "")
-            is_module = bool(colon) and not path.endswith(".py")  # a folder of its name is not meant
-            found[name] = value if is_module else _located_path(path, base) + colon + function
-    monitor = getattr(config, "monitor", None)
-    if monitor is not None:
-        prompts = _located_path(monitor.prompts, base)
-        return config.model_copy(update={**found, "monitor": monitor.model_copy(update={"prompts": prompts})})
-    return config.model_copy(update=found)
-
-
-def _located_path(text: str, base: Path) -> str:
-    path = Path(text).expanduser()
-    return str(base / path) if not path.is_absolute() and (base / path).exists() else text
-
-
-def _located_set(text: str, base: Path) -> str:
-    """The same for an evaluation set, whose format may stand before its path."""
-    said, path = split_format(text)
-    return f"{said}:{_located_path(path, base)}" if said else _located_path(path, base)
-
-
 def _loss_problem(loss: Mapping[str, Any]) -> str | None:
     from burnish.losses.preference import make_loss
 
@@ -427,11 +252,3 @@ def _loss_problem(loss: Mapping[str, Any]) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _in_order(stages: Mapping[str, Stage]) -> Iterator[Stage]:
-    """The stages, each after those that it needs, else in the order of the recipe."""
-    waiting = dict(stages)
-    while waiting:
-        ready = next(s for s in waiting.values() if not (set(s.inputs) & waiting.keys()))
-        yield waiting.pop(ready.name)

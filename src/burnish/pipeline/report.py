@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,16 +18,16 @@ from rich.text import Text
 from burnish.errors import BurnishError, ConfigError, OutputDirError
 from burnish.evaluation.cost import make_prices
 from burnish.evaluation.report import Report, build_report, print_details, print_report, write_report
-from burnish.evaluation.suite import MAX_NEW_TOKENS, Card, Suite, evaluate, load_suite
+from burnish.evaluation.suite import Card, Suite, evaluate, load_suite
 from burnish.files import atomic_write
-from burnish.models.config import Precision
 from burnish.models.placement import pick_device, pick_dtype
-from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_tokens, with_topic
+from burnish.pipeline.evidence import check_tasks, with_harness, with_kl, with_tokens, with_topic
 from burnish.pipeline.preference import check_preference, compare
-from burnish.pipeline.responders import Asking, Group, check_models, make_groups
+from burnish.pipeline.report_config import ReportConfig
+from burnish.pipeline.responders import Asking, Group, check_keys, check_models, make_groups
 from burnish.pipeline.training import training_of
 from burnish.rollout.cached import CachedResponder
-from burnish.rollout.endpoint import EndpointSettings
+from burnish.rollout.endpoint import EndpointSettings, is_endpoint
 from burnish.rollout.remote import EndpointResponder
 from burnish.rollout.response_cache import ResponseCache
 
@@ -38,31 +38,7 @@ _TABLE_WIDTH = 100
 _PLAIN_EVERY_SECONDS = 10.0
 
 
-def report(
-    models: Mapping[str, str],
-    out: Path,
-    *,
-    prompts: str = "starter/evaluation",
-    choices: str = "starter/mcq",
-    sample: int | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    batch_size: int = 32,
-    seed: int = 0,
-    dtype: Precision = "auto",
-    device: str = "auto",
-    topic_judge: str | None = None,
-    lm_eval: Sequence[str] = (),
-    lm_eval_path: str | None = None,
-    judge: str | None = None,
-    reward: str | None = None,
-    baseline: str | None = None,
-    prices: Mapping[str, Sequence[float]] | None = None,
-    concurrency: int = 8,
-    timeout: float = 120.0,
-    cache: bool = True,
-    command: str | None = None,
-    console: Console | None = None,
-) -> Report:
+def report(config: ReportConfig, *, command: str | None = None, console: Console | None = None) -> Report:
     """Ask every model the same prompts, judge the answers, and write report.html, report.json and report.txt.
 
     A model without a chat template is prompted with raw text, as a user of a raw model would. Models on the same base
@@ -70,65 +46,42 @@ def report(
     so that a second report, one more model, or a report that was cut off costs only what is new.
 
     Args:
-        models: name -> model; the first is the one that the others are compared with. `openai:BASE_URL#MODEL` is a
-            model behind an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY.
-        out: the report's directory; must not exist, or be empty.
-        prompts: the evaluation prompts: `starter/evaluation`, a JSON Lines file, a directory of them, or a public set
-            in its own format (docs/suites.md).
-        choices: the multiple-choice questions, likewise.
-        sample: a fixed sample of so many prompts, shared among the behaviours; all if none.
-        max_new_tokens: the longest answer.
-        batch_size: answers at a time.
-        seed: of the sample and the intervals.
-        dtype: of weights and activations (see `pick_dtype`).
-        device: `auto`, `cpu`, `cuda`, ...
-        topic_judge: a base model, by its name in the report or as any model, that says which conversation makes an
-            answer most likely; the report's first raw model if not given.
-        lm_eval: tasks of EleutherAI's lm-evaluation-harness to ask as well.
-        lm_eval_path: a directory with task files of one's own.
-        judge: an endpoint that compares every model's answers with the baseline's, in both orders.
-        reward: a reward model (its run's directory) that scores all answers.
-        baseline: the model that judge and reward model compare the others with; the first if not given.
-        prices: name -> what a million tokens of the prompt and of the answer cost, in any one currency.
-        concurrency: requests to an endpoint under way at a time.
-        timeout: seconds that an endpoint may send nothing before the request is repeated.
-        cache: whether answers are taken from the cache and kept in it.
+        config: the models and how they are measured; `out` must not exist, or be empty.
         command: what the report says it was made by.
         console: where progress and the table go; standard error if not given.
 
     Raises:
-        ConfigError: no models, a sample that is too small, or settings that do not fit together.
+        ConfigError: a sample that is too small, or settings that do not fit together.
         DataError: prompts that can't be used.
         ModelError: a model that can't be found, loaded or asked; of an endpoint the finished answers are kept.
         OutputDirError: `out` holds something.
     """
     console = console or Console(stderr=True)
+    out, models = config.out, config.models
     check_report_dir(out)
-    if not models:
-        raise ConfigError("a report needs at least one model", fix="as in raw=gemma-3-270m")
     check_models(models)
-    judging, scoring = check_preference(list(models), judge=judge, reward=reward, baseline=baseline)
-    priced = make_prices(prices, list(models))
-    suite = load_suite(prompts, choices=choices, sample=sample, seed=seed, max_new_tokens=max_new_tokens)
-    check_harness(lm_eval, lm_eval_path)
-    topic_judge = _named(topic_judge, models)
-    if topic_judge is not None and topic_judge not in models:
-        check_models({topic_judge: topic_judge})  # a wrong name is told before minutes of work
-    asking = _asking(dtype, device, batch_size, EndpointSettings(concurrency, timeout), cache, console)
-    ordered = _measure(models, suite, asking, console, topic_judge, lm_eval, lm_eval_path)
+    check_keys(config.api_keys)
+    judge, reward = check_preference(list(models), judge=config.judge, reward=config.reward, baseline=config.baseline)
+    prices = make_prices(config.prices, list(models))
+    suite = read_suite(config)
+    topic_judge = _topic_judge(config.topic_judge, models)
+    check_tasks(config.lm_eval, config.lm_eval_path)
+    config = config.model_copy(update={"topic_judge": topic_judge})
+    asking = _asking(config, console)
+    cards = _measure(config, suite, asking, console)
     preference = None
-    if judging is not None or scoring is not None:
+    if judge is not None or reward is not None:
         with _Display("preference", console) as display:
             preference = compare(
-                ordered,
+                cards,
                 asking,
-                judge=judging,
-                reward=scoring,
-                baseline=baseline,
+                judge=judge,
+                reward=reward,
+                baseline=config.baseline,
                 show=lambda name, what, done, total: display.show(f"{what} of {name}", done, total),
             )
     training = {name: found for name, model in models.items() if (found := training_of(model)) is not None}
-    made = build_report(ordered, preference=preference, prices=priced, command=command, training=training)
+    made = build_report(cards, preference=preference, prices=prices, command=command, training=training)
     write_report(made, out, replace=True)
     atomic_write(out / TABLE, _as_text(made))
     console.print()
@@ -136,18 +89,27 @@ def report(
     return made
 
 
-def _measure(
-    models: Mapping[str, str],
-    suite: Suite,
-    asking: Asking,
-    console: Console,
-    topic_judge: str | None,
-    lm_eval: Sequence[str],
-    lm_eval_path: str | None,
-) -> list[Card]:
+def read_suite(config: ReportConfig) -> Suite:
+    """What a report asks.
+
+    Raises:
+        DataError: prompts or questions that can't be used.
+        ConfigError: a sample that is too small.
+    """
+    return load_suite(
+        config.prompts,
+        choices=config.choices,
+        sample=config.sample,
+        seed=config.seed,
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def _measure(config: ReportConfig, suite: Suite, asking: Asking, console: Console) -> list[Card]:
     """The cards in the order of the models. A group's weights go when the next group's come, but for the reader's."""
     cards: dict[str, Card] = {}
     readers: dict[str, CachedResponder] = {}
+    models, tasks = config.models, config.lm_eval
     groups = make_groups(models, asking, [row.id for row in suite.rows])
     while groups:
         group = groups.pop(0)
@@ -157,11 +119,11 @@ def _measure(
             if name in together:
                 card = with_tokens(card, "multiple choice and prose", together[name].tokens_scored)
             card = with_kl(card, next(iter(models)), together)
-            if lm_eval and name in together:
-                card = with_harness(card, together[name].model, lm_eval, lm_eval_path)
+            if tasks and name in together:
+                card = with_harness(card, together[name].model, tasks, config.lm_eval_path)
             cards[name] = card
-        readers = _first_reader(topic_judge, models, readers | together)
-    reader = _reader(topic_judge, readers, asking)
+        readers = _first_reader(config.topic_judge, models, readers | together)
+    reader = _reader(config.topic_judge, readers, asking)
     return [with_topic(cards[name], reader) for name in models]
 
 
@@ -179,9 +141,27 @@ def check_report_dir(out: Path) -> None:
         )
 
 
-def _named(wanted: str | None, models: Mapping[str, str]) -> str | None:
-    """The topic judge by its name in the report if it is one of its models, else as it was written."""
-    return next((name for name, model in models.items() if wanted in (name, model)), wanted)
+def _topic_judge(wanted: str | None, models: Mapping[str, str]) -> str | None:
+    """The topic judge by its name in the report if it is one of its models, else as it was written.
+
+    Raises:
+        ModelError: no such model.
+        ConfigError: it is an endpoint.
+    """
+    if wanted is None:
+        return None
+    label = next((name for name, model in models.items() if wanted in (name, model)), wanted)
+    model = models.get(label, wanted)
+    if is_endpoint(model):
+        raise ConfigError(
+            f"an endpoint gives no log-probabilities: {model}", where="topic_judge", fix="name a local model"
+        )
+    try:
+        check_models({label: model})
+    except BurnishError as error:
+        error.where = f"topic_judge, {error.where}" if error.where else "topic_judge"
+        raise
+    return label
 
 
 def _first_reader(
@@ -204,20 +184,18 @@ def _reader(wanted: str | None, measured: Mapping[str, CachedResponder], asking:
         return next(iter(measured.values()), None)
     (group,) = make_groups({wanted: wanted}, asking)
     found = group.responders[wanted]
-    if not isinstance(found, CachedResponder):
-        raise ConfigError("an endpoint gives no log-probabilities", where="topic_judge", fix="name a local model")
+    assert isinstance(found, CachedResponder)  # an endpoint was refused at the start
     return found
 
 
-def _asking(
-    dtype: Precision, device: str, batch_size: int, endpoint: EndpointSettings, cache: bool, console: Console
-) -> Asking:
+def _asking(config: ReportConfig, console: Console) -> Asking:
     def echo(line: str) -> None:
         console.print(Text(line))
 
-    place = pick_device(device)
-    kept = ResponseCache.usual(echo=echo) if cache else ResponseCache(None)
-    return Asking(pick_dtype(dtype, place), place, batch_size, endpoint, kept, echo)
+    place = pick_device(config.device)
+    kept = ResponseCache.usual(echo=echo) if config.cache else ResponseCache(None)
+    patience = EndpointSettings(config.concurrency, config.timeout)
+    return Asking(pick_dtype(config.dtype, place), place, config.batch_size, patience, kept, echo, config.api_keys)
 
 
 def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console) -> Card:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
 
+from burnish.errors import ConfigError
 from burnish.models.fingerprint import digest, model_fingerprint
 from burnish.models.loading import ModelSource, model_directory, resolve_model
 from burnish.pipeline.fingerprint import code_fingerprint
 from burnish.rollout.cached import CachedResponder
-from burnish.rollout.endpoint import Endpoint, EndpointSettings, is_endpoint
+from burnish.rollout.endpoint import Endpoint, EndpointSettings, is_endpoint, read_key
 from burnish.rollout.remote import EndpointResponder
 from burnish.rollout.responder import ModelResponder
 from burnish.rollout.response_cache import ResponseCache
@@ -33,6 +34,7 @@ class Asking:
         endpoint: how patiently endpoints are asked.
         cache: where answers are kept.
         echo: takes notices.
+        keys: name -> the environment variable with an endpoint's key, of those that have one of their own.
     """
 
     dtype: torch.dtype
@@ -41,6 +43,7 @@ class Asking:
     endpoint: EndpointSettings
     cache: ResponseCache
     echo: Callable[[str], None]
+    keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,40 @@ class Group:
     sources: Mapping[str, str]
 
 
-def check_models(models: Mapping[str, str]) -> dict[str, ModelSource | Endpoint]:
+def check_keys(variables: Mapping[str, str]) -> None:
+    """Refuse to begin without the keys of endpoints.
+
+    Args:
+        variables: name of an endpoint -> the environment variable with its key.
+
+    Raises:
+        ConfigError: a variable that is not set, or holds no key.
+    """
+    for name, variable in variables.items():
+        try:
+            read_key(variable)
+        except ConfigError as error:
+            error.where = f"api_keys.{name}"
+            raise
+
+
+def check_models(models: Mapping[str, str], keys: Mapping[str, str] | None = None) -> dict[str, ModelSource | Endpoint]:
     """What the models' names mean.
+
+    Args:
+        models: name -> model.
+        keys: name -> the environment variable with an endpoint's key, of those that have one of their own.
 
     Raises:
         ModelError: no such model.
         ConfigError: what begins like an endpoint and is none.
         OutputDirError: the run of a model is not finished.
     """
+    keys = keys or {}
     return {
-        name: Endpoint.parse(model.strip(), where=name) if is_endpoint(model) else resolve_model(model_of(model))
+        name: Endpoint.parse(model.strip(), where=name, key_variable=keys.get(name))
+        if is_endpoint(model)
+        else resolve_model(model_of(model))
         for name, model in models.items()
     }
 
@@ -78,7 +105,7 @@ def make_groups(models: Mapping[str, str], asking: Asking, prompts: Sequence[str
         asking: how they are asked.
         prompts: what errors of endpoints call the prompts.
     """
-    found = check_models(models)
+    found = check_models(models, asking.keys)
     groups = []
     for name, source in found.items():
         if isinstance(source, Endpoint):

@@ -23,24 +23,18 @@ from rich.console import Console
 from rich.text import Text
 
 from burnish.data.sources import load_examples
-from burnish.errors import OutputDirError
-from burnish.evaluation.public_sets import split_format
+from burnish.errors import ConfigError, OutputDirError
 from burnish.files import write_json
-from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint
-from burnish.pipeline.fingerprint import MONITOR, code_fingerprint
-from burnish.pipeline.kinds import NAMES_FUNCTIONS, ReportConfig
-from burnish.pipeline.recipe import RAW, Recipe, Stage, load_recipe
-from burnish.rollout.endpoint import is_endpoint
+from burnish.models.fingerprint import digest
+from burnish.pipeline.depends import PLACES, depends_on, input_hash
+from burnish.pipeline.graph import RAW, Stage
+from burnish.pipeline.recipe import Recipe, load_recipe
+from burnish.pipeline.report_config import ReportConfig
 from burnish.stages.config import PolicyConfig, TrainConfig
-from burnish.stages.functions import function_fingerprint
-from burnish.stages.run import FREE_FIELDS, model_of, versions
+from burnish.stages.run import model_of, versions
 
 HASH_LENGTH = 12
 State = Literal["done", "resume", "new"]
-# Where inputs lie, not what they are: their content is hashed instead.
-_PLACES = ("model", "data", "validation", "template", "prompts", "choices", *NAMES_FUNCTIONS)
-# How a report's models are asked, not what.
-_MANNERS = ("cache", "concurrency", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,64 +132,12 @@ def plan_recipe(recipe: Recipe, directory: Path) -> list[Planned]:
     plan: list[Planned] = []
     hashes: dict[str, str] = {}
     for stage in recipe.stages:
-        inputs = {name: hashes.get(name) or _input_hash(name, recipe) for name in stage.inputs}
+        inputs = {name: hashes.get(name) or input_hash(name, recipe.model) for name in stage.inputs}
         depends = depends_on(stage, inputs)
         hashes[stage.name] = digest(depends)
         out = directory / f"{stage.name}-{hashes[stage.name][:HASH_LENGTH]}"
         plan.append(Planned(stage, out, depends, _state(stage, out)))
     return plan
-
-
-def _input_hash(name: str, recipe: Recipe) -> str:
-    if is_endpoint(name):
-        return digest(["endpoint", name])  # its content can't be known: only a new name asks it again
-    return model_fingerprint(model_of(recipe.model if name == RAW else name))
-
-
-def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
-    """Hashes of everything that a stage's result depends on.
-
-    These are the settings, one by one, without places and without what does not change the result (directories,
-    trackers, how often it is saved, the device); the content of data and template; what it starts from; and the code.
-
-    Args:
-        stage: the stage.
-        inputs: name -> hash, of `stage.inputs`.
-    """
-    values = json.loads(stage.config.model_dump_json())
-    watched = stage.config.watched if isinstance(stage.config, PolicyConfig) else None
-    code = code_fingerprint(stage.spec.entry, without=MONITOR if stage.spec.trains and watched is None else frozenset())
-    depends = {"kind": digest(stage.kind), "code": code}
-    for field, value in values.items():
-        if field not in FREE_FIELDS and field not in (*_PLACES, *_MANNERS, "models"):
-            depends[field] = digest(value)
-    if isinstance(stage.config, ReportConfig):
-        depends["models"] = digest(list(stage.config.models))  # the first is what the others are compared with
-        depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
-        sources = {"prompts": stage.config.prompts, "questions": stage.config.choices, "prose": "starter/prose"}
-        depends |= {name: _set_fingerprint(source) for name, source in sources.items()}
-        depends |= {name: inputs[target] for name, target in stage.rewards.items()}
-        depends["judge"] = digest(stage.config.judge)
-    elif stage.start is not None:
-        depends["from"] = inputs[stage.start]
-    if isinstance(stage.config, TrainConfig):
-        depends["data"] = data_fingerprint(stage.config.data)
-        held_out, template = stage.config.validation, stage.config.template
-        depends["validation"] = data_fingerprint(held_out) if isinstance(held_out, str) else digest(held_out)
-        file = Path(template).expanduser()
-        depends["template"] = digest(file.read_text(encoding="utf-8") if file.is_file() else template)
-        if watched is not None:
-            depends["monitor.prompts"] = data_fingerprint(watched.prompts)
-        for name in NAMES_FUNCTIONS:
-            if (named := getattr(stage.config, name, None)) is not None:
-                depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)
-    return depends
-
-
-def _set_fingerprint(source: str) -> str:
-    """The content of an evaluation set, and the format that it is read as where one is said."""
-    said, path = split_format(source)
-    return data_fingerprint(path) if said is None else digest([said, data_fingerprint(path)])
 
 
 def _state(stage: Stage, out: Path) -> State:
@@ -247,28 +189,24 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
 
     Raises:
         DataError: with file, line and field.
-        ConfigError: a sample of evaluation prompts that is too small.
+        ConfigError: a sample of evaluation prompts that is too small, a task that lm-evaluation-harness does not
+            know, or an endpoint's key that is not there.
     """
     for planned in plan:
         config, kind = planned.stage.config, planned.stage.spec.data
         if planned.state == "done":
             continue
         if isinstance(config, ReportConfig):
-            from burnish.evaluation.suite import load_suite
+            from burnish.pipeline.report import read_suite
 
-            load_suite(
-                config.prompts,
-                choices=config.choices,
-                sample=config.sample,
-                seed=config.seed,
-                max_new_tokens=config.max_new_tokens,
-            )
+            read_suite(config)
+            _check_evidence(planned.stage.name, config)
         if not isinstance(config, TrainConfig) or kind is None:
             continue
         if isinstance(config, PolicyConfig) and config.watched is not None:
-            from burnish.stages.monitor import read_suite
+            from burnish.stages.monitor import read_suite as read_watched
 
-            read_suite(config)
+            read_watched(config)
         sources = [(config.data, config.limit, config.split)]
         if isinstance(config.validation, str):
             sources.append((config.validation, None, None))
@@ -277,6 +215,18 @@ def _check_data(plan: Sequence[Planned], console: Console) -> None:
                 data, kind=kind, on_bad_row=config.on_bad_row, limit=limit, split=split, **config.columns
             )
             console.print(Text(f"  {planned.stage.name}: {len(read.examples):,} examples in {data}", style="dim"))
+
+
+def _check_evidence(stage: str, config: ReportConfig) -> None:
+    from burnish.pipeline.evidence import check_tasks
+    from burnish.pipeline.responders import check_keys
+
+    try:
+        check_keys(config.api_keys)
+        check_tasks(config.lm_eval, config.lm_eval_path)
+    except ConfigError as error:
+        error.where = f"stages.{stage}.{error.where}"
+        raise
 
 
 # ---- one stage ----
@@ -296,14 +246,16 @@ def _run_stage(planned: Planned, plan: Sequence[Planned], recipe: Recipe, consol
         return
     # Merging and measuring take seconds to minutes: what was cut off is begun anew.
     shutil.rmtree(out, ignore_errors=True)
-    options = stage.config.model_dump(exclude={"model", "models", "out"})
     if isinstance(stage.config, ReportConfig):
+        named = dict(stage.rewards) | ({"topic_judge": judge} if (judge := stage.config.topic_judge) else {})
+        places = {name: products.get(target, target) for name, target in named.items()}
         models = {label: products.get(target, target) for label, target in stage.config.models.items()}
-        options |= {name: products.get(target, target) for name, target in stage.rewards.items()}
         command = shlex.join(["burnish", "run", str(recipe.path), *recipe.overrides])
-        function(models, out, **options, command=command, console=console)
+        placed = stage.config.model_copy(update={**places, "models": models, "out": out})
+        function(placed, command=command, console=console)
     else:
         assert stage.start is not None
+        options = stage.config.model_dump(exclude={"model", "out"})
         function(products[stage.start], planned.product, **options, console=console)
     settings = json.loads(stage.config.model_dump_json())
     write_json(out / "run.json", {"stage": stage.kind, "config": settings, "versions": versions(), "finished": True})
@@ -317,7 +269,7 @@ def _relocate(out: Path, config: TrainConfig) -> None:
     except (OSError, ValueError):
         return
     now = json.loads(config.model_dump_json())
-    moved = {name: now[name] for name in _PLACES if name in now and record["config"].get(name) != now[name]}
+    moved = {name: now[name] for name in PLACES if name in now and record["config"].get(name) != now[name]}
     if moved:
         record["config"] |= moved
         write_json(path, record)

@@ -26,9 +26,11 @@ from burnish.evaluation.frontier import mean_rate, pareto_best
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.files import atomic_write, write_json
-from burnish.pipeline.kinds import ReportConfig
-from burnish.pipeline.recipe import Recipe, Stage, load_recipe
+from burnish.pipeline.graph import Stage
+from burnish.pipeline.recipe import Recipe, load_recipe
+from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.run import run_recipe
+from burnish.rollout.endpoint import is_endpoint
 
 RetentionName = Literal["nats_per_token", "multiple_choice"]
 
@@ -215,12 +217,27 @@ def _one_card_a_model(recipe: Recipe) -> Recipe:
 
 
 def _cards(stage: Stage) -> Iterator[Stage]:
-    if not isinstance(stage.config, ReportConfig):
+    config = stage.config
+    if not isinstance(config, ReportConfig):
         yield stage
         return
-    for label, target in stage.config.models.items():
-        config = stage.config.model_copy(update={"models": {label: target}})
-        yield replace(stage, name=_card_name(stage.name, label), config=config)
+    _demand_single(stage.name, config)
+    for label, target in config.models.items():
+        prices = {name: price for name, price in config.prices.items() if name == label}
+        card = config.model_copy(update={"models": {label: target}, "prices": prices})
+        yield replace(stage, name=_card_name(stage.name, label), config=card)
+
+
+def _demand_single(stage: str, config: ReportConfig) -> None:
+    """Refuse what a report of a single local model can't have, before hours of training."""
+    alone = "a sweep measures every model in a report of its own: there is nothing to compare with"
+    wrong = {name: alone for name in ("judge", "baseline") if getattr(config, name) is not None}
+    for label, model in config.models.items():
+        if is_endpoint(model):
+            wrong[f"models.{label}"] = "a sweep needs retention, which an endpoint does not give"
+    for place, why in wrong.items():
+        fix = "leave it out, and compare the best points with burnish report"
+        raise ConfigError(why, where=f"stages.{stage}.{place}", fix=fix)
 
 
 def _card_name(report: str, label: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,14 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish.evaluation.intervals import Mean
+from burnish.evaluation.markup import node
+from burnish.evaluation.svg import Chart, Scale, label, line, tick_text
 from burnish.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from burnish.pipeline.sweep import Measured, Sweep
 
 BEST = "\u25cf"
-_WIDTH, _HEIGHT = 720.0, 420.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 20.0, 16.0, 52.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,77 +126,36 @@ def draw_svg(sweep: Sweep) -> Markup:
     marks = marks_of(sweep)
     if not marks:
         return Markup("")
-    reverse = sweep.retention == "nats_per_token"
-    xs, ys = _Axis.over([mark.x for mark in marks]), _Axis.over([mark.y for mark in marks])
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = 1.0 - xs.share(x) if reverse else xs.share(x)
-        inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-        return _LEFT + across * inner_width, _TOP + (1.0 - ys.share(y)) * inner_height
-
-    parts = [Markup('<svg class="frontier" viewBox="0 0 {} {}" role="img">').format(int(_WIDTH), int(_HEIGHT))]
-    for value in xs.ticks():
-        x, _ = at(value, ys.low)
-        parts.append(
-            _line("grid", x, _TOP, x, _HEIGHT - _BOTTOM) + _text("tick", x, _HEIGHT - _BOTTOM + 18, f"{value:g}")
-        )
-    for value in ys.ticks():
-        _, y = at(xs.low, value)
-        parts.append(_line("grid", _LEFT, y, _WIDTH - _RIGHT, y) + _text("tick side", _LEFT - 8, y + 4, f"{value:g}"))
-    best = sorted((at(mark.x.value, mark.y.value) for mark in marks if mark.kind == "best"), key=lambda place: place[0])
-    if len(best) > 1:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in best)
-        parts.append(Markup('<polyline class="front" points="{}"/>').format(path))
-    for mark in marks:
-        x, y = at(mark.x.value, mark.y.value)
-        (left, _), (right, _) = at(mark.x.interval.low, 0.0), at(mark.x.interval.high, 0.0)
-        (_, lower), (_, upper) = at(0.0, mark.y.interval.low), at(0.0, mark.y.interval.high)
-        parts.append(_line("error", left, y, right, y) + _line("error", x, lower, x, upper))
-        parts.append(
-            Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="6"><title>{}</title></circle>').format(
-                mark.kind, x, y, mark.name
-            )
-        )
-        parts.append(_text("label", x + 10, y - 8, mark.label))
+    nats = sweep.retention == "nats_per_token"
+    told = "; ".join(f"{mark.name}: {_place_text(mark, nats=nats)}" for mark in marks)
+    chart = Chart("frontier", "Alignment against retention", told, 420.0, 260.0)
+    left, right, top, bottom = chart.inner
+    ends = (right, left) if nats else (left, right)
+    x = Scale.over([end for mark in marks for end in (mark.x.interval.low, mark.x.interval.high)], *ends)
+    y = Scale.over([end for mark in marks for end in (mark.y.interval.low, mark.y.interval.high)], bottom, top)
     _, retention = titles_of(sweep)
-    arrow = " \u2192 better"
-    parts.append(_text("axis", (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, f"retention: {retention}{arrow}"))
-    return Markup("").join(parts) + Markup("</svg>")
+    chart.x_axis(x, f"retention: {retention} \u2192 better", tick_text if nats else _percent)
+    chart.y_axis(y, "", _percent)
+    best = sorted((x(mark.x.value), y(mark.y.value)) for mark in marks if mark.kind == "best")
+    if len(best) > 1:
+        chart.add(node("polyline", class_="front", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in best)))
+    for mark in marks:
+        across, up = x(mark.x.value), y(mark.y.value)
+        chart.add(
+            line(x(mark.x.interval.low), up, x(mark.x.interval.high), up, "error"),
+            line(across, y(mark.y.interval.low), across, y(mark.y.interval.high), "error"),
+            node("circle", node("title", mark.name), class_=mark.kind, cx=across, cy=up, r=4),
+            label(across + 6, up - 5, mark.label, class_="label"),
+        )
+    return chart.markup
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A scale over some intervals, with a margin."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def over(cls, means: Sequence[Mean]) -> _Axis:
-        low, high = min(mean.interval.low for mean in means), max(mean.interval.high for mean in means)
-        margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
-        return cls(low - margin, high + margin)
-
-    def share(self, value: float) -> float:
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
-
-    def ticks(self) -> list[float]:
-        """Three to eight round numbers within the scale."""
-        span = self.high - self.low
-        power = 10.0 ** len(str(int(1.0 / span))) if span < 1.0 else 1.0
-        steps = (factor / power for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))
-        step = next((step for step in steps if span / step <= 8.0), span / 4.0)
-        first = int(self.low / step) - 1
-        places = (round((first + i) * step, 10) for i in range(16))
-        return [place for place in places if self.low <= place <= self.high]
+def _percent(value: float) -> str:
+    return tick_text(value, percent=True)
 
 
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
-
-
-def _text(kind: str, x: float, y: float, text: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, text)
+def _place_text(mark: Mark, *, nats: bool) -> str:
+    return f"alignment {number_text(mark.y, percent=True)}, retention {number_text(mark.x, percent=not nats)}"
 
 
 def write_png(sweep: Sweep, path: Path) -> bool:

@@ -62,20 +62,14 @@ class CachedResponder:
         progress: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Answer each conversation greedily; `progress` is told how many are done so far, kept ones included."""
-        before = 0
 
         def on_disk(count: int) -> None:
-            nonlocal before
-            before = count
             self.from_cache += count
-            if progress is not None:
-                progress(count)
 
         def compute(missing: list[int], keep: Keep) -> None:
             self.model.answer(
                 [conversations[place] for place in missing],
                 max_new_tokens=max_new_tokens,
-                progress=None if progress is None else lambda done: progress(before + done),
                 on_answer=lambda place, answer: keep(missing[place], asdict(answer)),
             )
 
@@ -85,7 +79,7 @@ class CachedResponder:
             [self.identity, "answer", [[message.role, message.content] for message in conversation], settings]
             for conversation in conversations
         ]
-        return [_answer(value) for value in self.cache.filled(keys, compute, found=on_disk)]
+        return [_answer(value) for value in self.cache.filled(keys, compute, found=on_disk, progress=progress)]
 
     def nats(self, texts: Sequence[str]) -> list[tuple[float, int]]:
         """For each raw text the sum of -log p in nats and the number of tokens; see `ModelResponder.nats`."""

@@ -1,7 +1,7 @@
 """An OpenAI-compatible chat endpoint: where it is, and one request to it, repeated until it is answered or hopeless.
 
-The key comes from the environment variable OPENAI_API_KEY. It goes into the requests' header and nowhere else: what a
-server says is quoted with the key struck out.
+The key comes from an environment variable: the endpoint's own, or OPENAI_API_KEY. It goes into the requests' header and
+nowhere else: what a server says is quoted with the key struck out.
 """
 
 from __future__ import annotations
@@ -53,14 +53,21 @@ class Endpoint:
     Attributes:
         url: the base URL, without a slash at its end; `/chat/completions` follows it.
         model: what the server calls the model.
+        key_variable: the environment variable with its key; if none is named, OPENAI_API_KEY, where that is set.
     """
 
     url: str
     model: str
+    key_variable: str | None = None
 
     @classmethod
-    def parse(cls, text: str, *, where: str = "model") -> Endpoint:
+    def parse(cls, text: str, *, where: str = "model", key_variable: str | None = None) -> Endpoint:
         """Read `openai:BASE_URL#MODEL`.
+
+        Args:
+            text: what to read.
+            where: what errors call its place.
+            key_variable: see the class.
 
         Raises:
             ConfigError: it has another form, or holds what may be a secret and would be written into the report.
@@ -80,7 +87,7 @@ class Endpoint:
                 where=where,
                 fix=f"give the key in the environment variable {KEY}",
             )
-        return cls(url.rstrip("/"), model.strip())
+        return cls(url.rstrip("/"), model.strip(), key_variable)
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.url}#{self.model}"
@@ -144,7 +151,7 @@ class ChatClient:
         key: in place of the environment's.
 
     Raises:
-        ConfigError: a key that no header can hold.
+        ConfigError: the variable that the endpoint names for its key is not set; a key that no header can hold.
     """
 
     def __init__(
@@ -157,7 +164,7 @@ class ChatClient:
         self.endpoint, self.settings = endpoint, settings or EndpointSettings()
         self.retried: Counter[str] = Counter()
         """Why requests were repeated, and how often."""
-        self._key = _usable_key(os.environ.get(KEY, "") if key is None else key)
+        self._key = read_key(endpoint.key_variable) if key is None else _usable_key(key, KEY)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._not_before = 0.0
@@ -284,7 +291,8 @@ class ChatClient:
             return _Failure("unsupported setting", what, "leave the model to its own settings", tries)
         if status in (401, 403):
             state = "the key in it is not accepted" if self._key else "it is not set"
-            return _Failure("key", what, f"the key is read from the variable {KEY}: {state}", 1, True)
+            variable = self.endpoint.key_variable or KEY
+            return _Failure("key", what, f"the key is read from the variable {variable}: {state}", 1, True)
         if status in (404, 405) or 300 <= status < 400:
             fix = f"check URL and model's name: {self.endpoint}; a base URL usually ends in /v1"
             return _Failure("not found", what, fix, 1, True)
@@ -345,12 +353,29 @@ class ChatClient:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _usable_key(key: str) -> str:
+def read_key(variable: str | None) -> str:
+    """The key from an environment variable, without surrounding white space; that of OPENAI_API_KEY may be missing.
+
+    Args:
+        variable: its name; none for OPENAI_API_KEY.
+
+    Raises:
+        ConfigError: a variable that was named is not set, or the key has characters that no header can hold.
+    """
+    key = _usable_key(os.environ.get(variable or KEY, ""), variable or KEY)
+    if variable is not None and not key:
+        raise ConfigError(
+            f"the environment variable {variable} is not set", where=variable, fix="set it to the endpoint's key"
+        )
+    return key
+
+
+def _usable_key(key: str, variable: str) -> str:
     """The key without surrounding white space. Checked here, for HTTP libraries quote a header that they refuse."""
     key = key.strip()
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            "the key holds characters that no header can hold", where=KEY, fix="set the variable to the key alone"
+            "the key holds characters that no header can hold", where=variable, fix="set the variable to the key alone"
         )
     return key
 

@@ -67,29 +67,19 @@ class EndpointResponder:
         Raises:
             EndpointError: a conversation got no answer. Those that did are in the cache: the same call goes on there.
         """
-        done = 0
 
         def on_disk(count: int) -> None:
-            nonlocal done
-            done = count
             self.from_cache += count
-            if progress is not None:
-                progress(done)
 
         def compute(missing: list[int], keep: Keep) -> None:
-            def kept(place: int, reply: Reply) -> None:
-                nonlocal done
-                keep(missing[place], reply.to_dict())
-                done += 1
-                if progress is not None:
-                    progress(done)
-
+            asked = [conversations[i] for i in missing]
             labels = [self._label(i, conversations[i]) for i in missing]
-            self._ask_all([conversations[i] for i in missing], labels, max_new_tokens, kept)
+            self._ask_all(asked, labels, max_new_tokens, lambda place, reply: keep(missing[place], reply.to_dict()))
 
         self.asked += len(conversations)
         keys = [self._key(conversation, max_new_tokens) for conversation in conversations]
-        replies = [Reply.from_dict(value) for value in self.cache.filled(keys, compute, found=on_disk)]
+        values = self.cache.filled(keys, compute, found=on_disk, progress=progress)
+        replies = [Reply.from_dict(value) for value in values]
         self.left_out |= {setting for reply in replies for setting in reply.left_out}
         return [_answer(reply) for reply in replies]
 

@@ -56,6 +56,7 @@ class ResponseCache:
         compute: Callable[[list[int], Keep], None],
         *,
         found: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Any]:
         """The value of every key: from the disk, or computed and kept one by one, so that a failure loses nothing.
 
@@ -64,6 +65,7 @@ class ResponseCache:
             compute: is given the places of the keys that are not there, and a function that takes each value as soon as
                 it is known. Not called when all is there.
             found: is told how many were on the disk.
+            progress: is told how many there are: those on the disk first, then one more with each that is kept.
 
         Raises:
             ValueError: `compute` came to its end without all values.
@@ -71,12 +73,19 @@ class ResponseCache:
         names = [digest([FORMAT, key]) for key in keys]
         values = [self._read(name) for name in names]
         missing = [place for place, value in enumerate(values) if value is None]
+        done = len(keys) - len(missing)
         if found is not None:
-            found(len(keys) - len(missing))
+            found(done)
+        if progress is not None:
+            progress(done)
 
         def keep(place: int, value: Any) -> None:
+            nonlocal done
             values[place] = value
             self._write(names[place], value)
+            done += 1
+            if progress is not None:
+                progress(done)
 
         if missing:
             compute(missing, keep)

@@ -32,7 +32,7 @@ class TrainConfig(Config):
     map: dict[str, str] = Field(default_factory=dict)
     """Column names of the data: `{old: new}`."""
     on_bad_row: Literal["error", "skip"] = "error"
-    """Stop at the first row that is not usable, or count and list such rows and go on."""
+    """Stop at rows that are not usable, or that the chat template refuses; or count and list them and go on."""
     split: str | None = None
     """Of a hub id (`train` if not given), or of a directory with a file or folder for each split."""
     limit: int | None = Field(None, ge=1)

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from burnish.data.chat import encode_examples
+from burnish.data.chat import encode_usable
 from burnish.data.examples import Kind
 from burnish.data.groups import PromptGroup
-from burnish.data.sources import load_as_one_of
+from burnish.data.sources import left_out, load_as_one_of
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_write
 from burnish.models.config import Precision
@@ -104,7 +104,9 @@ def score_data(
     reward = load_reward_model(
         Path(model_of(model)), dtype=pick_dtype(dtype, place), device=place, echo=lambda line: console.print(line)
     )
-    encoded = encode_examples(reward.template, reward.tokenizer, loaded.examples)
+    encoded, refused = encode_usable(reward.template, reward.tokenizer, loaded.examples, on_bad_row=on_bad_row)
+    if refused:
+        console.print(left_out(refused), highlight=False, markup=False)
     check_lengths(encoded, reward)
     scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
     with Progress("score", console) as progress:

@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 
 from burnish.data.batching import split
-from burnish.data.chat import encode_examples, install_template, resolve_template, stop_ids
+from burnish.data.chat import encode_usable, install_template, resolve_template, stop_ids
 from burnish.data.groups import PromptGroup
 from burnish.data.preflight import preflight
 from burnish.data.show import show_report
-from burnish.data.sources import Kind, LoadedData, load_examples
+from burnish.data.sources import Kind, LoadedData, left_out, load_examples
 from burnish.data.templates import ChatTemplate
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_directory
@@ -39,6 +39,7 @@ from burnish.models.lora import (
     backbone_parameters,
     copy_adapter,
     count_trainable_params,
+    excess_rank,
     inject,
     lora_layers,
 )
@@ -250,6 +251,8 @@ def note_parameters(model: Any, run: Run, console: Console, *, beside: int = 0) 
     trainable, total = count_trainable_params(model)
     trainable, total = trainable + beside, total + beside
     console.print(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%})", highlight=False)
+    if notice := excess_rank(model):
+        console.print(notice, style="yellow", highlight=False)
     run.note(parameters={"trainable": trainable, "total": total})
 
 
@@ -302,7 +305,9 @@ def encode_data(
     n_train_file = len(loaded.examples)
     # In one list, numbered through: a held-out example is one whose number lies beyond the training file's.
     examples = [*loaded.examples, *(held_out.examples if held_out is not None else ())]
-    groups = encode_examples(ground.template, ground.tokenizer, examples)
+    groups, refused = encode_usable(ground.template, ground.tokenizer, examples, on_bad_row=config.on_bad_row)
+    if refused:
+        console.print(left_out(refused), highlight=False, markup=False)
     backbone = ground.backbone
     report, kept = preflight(
         groups,
@@ -315,18 +320,18 @@ def encode_data(
     )
     report.raise_if_failed()
     show_report(report, console)
-    kept_train = [g for g in kept if g.index < n_train_file] if held_out is not None else kept
-    kept_held = [g for g in kept if g.index >= n_train_file] if held_out is not None else []
     if held_out is None:
-        train_places, held_places = split(len(kept), float(config.validation), config.seed)
-        kept_train, kept_held = [kept[i] for i in train_places], [kept[i] for i in held_places]
+        places = split(len(kept), float(config.validation), config.seed)
+        kept_train, kept_held = ([kept[i] for i in part] for part in places)
+    else:
+        kept_train, kept_held = ([g for g in kept if (g.index < n_train_file) is own] for own in (True, False))
     if not kept_train:
         raise DataError("no example is left to train on", where=config.data)
     _demand_same_data(run, [*kept_train, *kept_held])
     run.note(
         data={
             "read": loaded.n_read,
-            "bad_rows": len(loaded.bad_rows),
+            "bad_rows": len(loaded.bad_rows) + n_train_file - sum(group.index < n_train_file for group in groups),
             "training": len(kept_train),
             "validation": len(kept_held),
             "too_long": len(groups) - len(kept),
