@@ -266,10 +266,10 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--labels", type=int, default=200, help="pairs of the reward model that is over-optimised")
-    parser.add_argument("--noise", type=float, default=0.2, help="the share of these labels that is wrong")
+    parser.add_argument("--labels", type=int, default=240, help="pairs of the reward model that is over-optimised")
+    parser.add_argument("--noise", type=float, default=0.1, help="the share of these labels that is wrong")
     parser.add_argument("--held-out", type=int, default=96, help="pairs on which it is evaluated")
-    parser.add_argument("--epochs", type=int, default=2, help="of its training")
+    parser.add_argument("--epochs", type=int, default=4, help="of its training")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
     parser.add_argument("--rollouts", type=int, default=24, help="of 16 prompts, four answers to each")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
