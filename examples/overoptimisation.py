@@ -2,12 +2,12 @@
 
     python examples/overoptimisation.py
 
-Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer. A reward model learns
-from few of the labels, some of them wrong, and a policy from that, with nothing to hold it to its start: once with the
-alarm told to warn only, and again, the same to the bit, with `on_alarm: rollback`. Beside it stand a policy on the
-worst of an ensemble that learned from the same labels, and one on a reward model that had all of them, right. What the
-alarm listens to is a reward model that rewards nobody. The gold scorer sees the answers of the evaluations afterwards,
-and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
+A reward model learns from pairs of continuations of film reviews, all written by people and labelled by a gold scorer.
+Nothing holds the policy to its start, and an answer that does not end costs less than length can gain: it learns not to
+end. It is trained with the alarm told to warn only; again, the same to the bit, with `on_alarm: rollback`; and on the
+worst of an ensemble. At last the price of a missing end is mended. What the alarm listens to is a reward model that
+rewards nobody. The gold scorer sees the answers of the evaluations afterwards, and Gao, Schulman and Hilton's form
+(2022, arXiv:2210.10760) is fitted to it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,7 @@ from gao import GaoFit, fit_gao
 from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
 from rewards import varied_sentiment
 
-FEW = "few labels"
-
-
-def flip_labels(scores: list[tuple[float, float]], noise: float, *, seed: int) -> list[bool]:
-    """Of each pair whether the first is called better: the higher score, with probability `noise` the other."""
-    rng = random.Random(seed)
-    return [(first > second) != (rng.random() < noise) for first, second in scores]
+ONE, MENDED = "one reward model", "a dearer end"
 
 
 def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int) -> Path:
@@ -92,22 +86,8 @@ def prepare(arguments: argparse.Namespace) -> Ground:
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     labelled = parts.prompts[: arguments.pairs]
     pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, seed=0)
-    every = {"data": str(pairs), "validation": 0.1, "epochs": 1}
-    scorer = train_scorers(arguments, start, "reward", **every, members=2, holdout=True)
+    scorer = train_scorers(arguments, start, "reward", data=str(pairs), members=2, holdout=True)
     return Ground(start, pairs, scorer, files, [row["prompt"] for row in parts.test])
-
-
-def take_few(arguments: argparse.Namespace, pairs: Path) -> dict[str, Any]:
-    """The first of the pairs as data, their labels wrong at times; the last ones, with the right labels, held out."""
-    rows = read_jsonl(pairs)
-    few, held_out = rows[: arguments.labels], rows[-arguments.held_out :]
-    right = flip_labels([(1.0, 0.0)] * len(few), arguments.noise, seed=1)
-    noisy = [
-        row if kept else {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
-        for row, kept in zip(few, right, strict=True)
-    ]
-    files = {"data": ("few.jsonl", noisy), "validation": ("held-out.jsonl", held_out)}
-    return {name: str(write_rows(arguments.runs / file, rows)) for name, (file, rows) in files.items()}
 
 
 def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settings: Any) -> Path:
@@ -117,6 +97,8 @@ def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settin
         out=arguments.runs / name,
         template="none",
         lora={"layers": arguments.layers},
+        epochs=1,
+        validation=0.1,
         learning_rate=arguments.reward_learning_rate,
         dtype="float32",
         **settings,
@@ -126,6 +108,7 @@ def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settin
 
 def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str], name: str, **settings: Any) -> Path:
     """A policy whose KL costs nothing."""
+    given = {"max_rollouts": arguments.rollouts, "missing_eos_penalty": arguments.missing_eos_penalty, **settings}
     config = PPOConfig(
         model=start,
         data=files["prompts"],
@@ -137,18 +120,16 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         rollout_size=16,
         batch_size=4,
         update_epochs=2,
-        max_rollouts=arguments.rollouts,
         max_new_tokens=MAX_NEW_TOKENS,
         kl_coefficient=0.0,
         learning_rate=arguments.learning_rate,
         lora={"layers": arguments.layers},
         schedule="constant",
-        missing_eos_penalty=arguments.missing_eos_penalty,
         eval_every=arguments.eval_every,
         alarm={"kl_budget": arguments.kl_budget},
         seed=0,
         dtype="float32",
-        **settings,
+        **given,
     )
     return train_ppo(config).out
 
@@ -197,9 +178,9 @@ def first_alarm(run: Path) -> dict[str, Any] | None:
 
 
 def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Path) -> None:
-    """What the policy on few labels earns, step by step; gold against the root of the KL, with the fits."""
+    """What the policy on one reward model earns, step by step; gold against the root of the KL, with the fits."""
     figure, (left, middle, right) = new_figure(3, width=4.4)
-    points = found[FEW]["points"]
+    points = found[ONE]["points"]
     steps = [point["step"] for point in points]
     named = {"proxy": "proxy (trained on)", "held_out": "held-out reward model", "gold": "gold"}
     for colour, (name, label) in zip(COLOURS, named.items(), strict=False):
@@ -257,8 +238,8 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--missing-eos-penalty",
         type=float,
-        default=3.0,
-        help="more than the score can gain: otherwise answers stop ending, and that alarm goes off before any other",
+        default=1.0,
+        help="the stage's default, and less than what length gains here",
     )
     return parser
 
@@ -266,12 +247,10 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--labels", type=int, default=240, help="pairs of the reward model that is over-optimised")
-    parser.add_argument("--noise", type=float, default=0.1, help="the share of these labels that is wrong")
-    parser.add_argument("--held-out", type=int, default=96, help="pairs on which it is evaluated")
-    parser.add_argument("--epochs", type=int, default=4, help="of its training")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
-    parser.add_argument("--rollouts", type=int, default=24, help="of 16 prompts, four answers to each")
+    parser.add_argument("--rollouts", type=int, default=16, help="of 16 prompts, four answers to each")
+    parser.add_argument("--mended-penalty", type=float, default=3.0, help="of a missing end, in the last run")
+    parser.add_argument("--mended-rollouts", type=int, default=24, help="of the last run")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--kl-budget", type=float, default=25.0)
@@ -282,21 +261,20 @@ def main() -> None:
     """The ground, the four policies, and their models on test prompts."""
     arguments = parse()
     ground = prepare(arguments)
-    start, files = ground.start, ground.files
-    few = {**take_few(arguments, ground.pairs), "epochs": arguments.epochs}
-    scorer = train_scorers(arguments, start, "few-labels-reward", **few, members=2, holdout=True)
-    ensemble = train_scorers(arguments, start, "ensemble-reward", **few, members=arguments.members, seed=1)
-    judge = str(scorer / "model" / "member-2")
-
+    start, files, scorer = ground.start, ground.files, ground.scorer
+    ensemble = train_scorers(
+        arguments, start, "ensemble-reward", data=str(ground.pairs), members=arguments.members, seed=1
+    )
     warn = {"on_alarm": "warn", "keep_best": False}
-    warned = train_policy(arguments, start, files, "few-labels", reward=str(scorer), **warn)
+    warned = train_policy(arguments, start, files, "warned", reward=str(scorer), **warn)
     rolled = train_policy(arguments, start, files, "rolled-back", reward=str(scorer), on_alarm="rollback")
-    worst = {"reward": str(ensemble), "ensemble": "worst", "judge": judge}
+    worst = {"reward": str(ensemble), "ensemble": "worst", "judge": str(scorer / "model" / "member-2")}
     against_worst = train_policy(arguments, start, files, "ensemble", **worst, **warn)
-    many = train_policy(arguments, start, files, "many-labels", reward=str(ground.scorer), **warn)
+    dearer = {"missing_eos_penalty": arguments.mended_penalty, "max_rollouts": arguments.mended_rollouts}
+    mended = train_policy(arguments, start, files, "mended", reward=str(scorer), **dearer, **warn)
 
     found: dict[str, dict[str, Any]] = {}
-    runs = {FEW: warned, f"worst of {arguments.members}": against_worst, "many labels": many}
+    runs = {ONE: warned, f"worst of {arguments.members}": against_worst, MENDED: mended}
     for name, run in runs.items():
         points, fit = curves(run)
         alarm = first_alarm(run)
@@ -311,13 +289,13 @@ def main() -> None:
     print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
     accuracy = {
         name: json.loads((run / "model" / "evaluation.json").read_text(encoding="utf-8"))["accuracy"]
-        for name, run in {FEW: scorer, f"worst of {arguments.members}": ensemble, "many labels": ground.scorer}.items()
+        for name, run in {ONE: scorer, f"worst of {arguments.members}": ensemble}.items()
     }
     settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")}
     settings["pairs_kept"] = len(read_jsonl(ground.pairs))
     result = {"settings": settings, "reward_model_accuracy": accuracy, "rolled_back_to": kept}
     write_result(arguments.out, "overoptimisation", {**result, "runs": found, "test": tested})
-    alarm = found[FEW]["alarm"]
+    alarm = found[ONE]["alarm"]
     draw(found, None if alarm is None else int(alarm["step"]), kept, arguments.out)
 
 
