@@ -196,7 +196,7 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
         axis.legend(frameon=False, fontsize=8)
     left.set(ylabel="mean score of the reward models")
     middle.set(ylabel="gold reward")
-    for colour, (name, part) in zip((COLOURS[2], COLOURS[0], COLOURS[4]), found.items(), strict=True):
+    for colour, (name, part) in zip((COLOURS[2], COLOURS[0], COLOURS[4]), found.items(), strict=False):
         own = part["points"]
         distance = [math.sqrt(max(point["kl"], 0.0)) for point in own]
         gain = [point["gold"] - own[0]["gold"] for point in own]
@@ -247,6 +247,7 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
+    parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble and the mended price")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
     parser.add_argument("--rollouts", type=int, default=16, help="of 16 prompts, four answers to each")
     parser.add_argument("--mended-penalty", type=float, default=3.0, help="of a missing end, in the last run")
@@ -262,19 +263,21 @@ def main() -> None:
     arguments = parse()
     ground = prepare(arguments)
     start, files, scorer = ground.start, ground.files, ground.scorer
-    ensemble = train_scorers(
-        arguments, start, "ensemble-reward", data=str(ground.pairs), members=arguments.members, seed=1
-    )
     warn = {"on_alarm": "warn", "keep_best": False}
     warned = train_policy(arguments, start, files, "warned", reward=str(scorer), **warn)
     rolled = train_policy(arguments, start, files, "rolled-back", reward=str(scorer), on_alarm="rollback")
-    worst = {"reward": str(ensemble), "ensemble": "worst", "judge": str(scorer / "model" / "member-2")}
-    against_worst = train_policy(arguments, start, files, "ensemble", **worst, **warn)
-    dearer = {"missing_eos_penalty": arguments.mended_penalty, "max_rollouts": arguments.mended_rollouts}
-    mended = train_policy(arguments, start, files, "mended", reward=str(scorer), **dearer, **warn)
+    runs, scorers = {ONE: warned}, {ONE: scorer}
+    if not arguments.only_alarm:
+        name = f"worst of {arguments.members}"
+        scorers[name] = train_scorers(
+            arguments, start, "ensemble-reward", data=str(ground.pairs), members=arguments.members, seed=1
+        )
+        worst = {"reward": str(scorers[name]), "ensemble": "worst", "judge": str(scorer / "model" / "member-2")}
+        runs[name] = train_policy(arguments, start, files, "ensemble", **worst, **warn)
+        dearer = {"missing_eos_penalty": arguments.mended_penalty, "max_rollouts": arguments.mended_rollouts}
+        runs[MENDED] = train_policy(arguments, start, files, "mended", reward=str(scorer), **dearer, **warn)
 
     found: dict[str, dict[str, Any]] = {}
-    runs = {ONE: warned, f"worst of {arguments.members}": against_worst, MENDED: mended}
     for name, run in runs.items():
         points, fit = curves(run)
         alarm = first_alarm(run)
@@ -289,7 +292,7 @@ def main() -> None:
     print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
     accuracy = {
         name: json.loads((run / "model" / "evaluation.json").read_text(encoding="utf-8"))["accuracy"]
-        for name, run in {ONE: scorer, f"worst of {arguments.members}": ensemble}.items()
+        for name, run in scorers.items()
     }
     settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")}
     settings["pairs_kept"] = len(read_jsonl(ground.pairs))
