@@ -2,12 +2,12 @@
 
     python examples/overoptimisation.py
 
-A reward model learns from pairs of continuations of film reviews, all written by people and labelled by a gold scorer.
-Nothing holds the policy to its start, and an answer that does not end costs less than length can gain: it learns not to
-end. It is trained with the alarm told to warn only; again, the same to the bit, with `on_alarm: rollback`; and on the
-worst of an ensemble. At last the price of a missing end is mended. What the alarm listens to is a reward model that
-rewards nobody. The gold scorer sees the answers of the evaluations afterwards, and Gao, Schulman and Hilton's form
-(2022, arXiv:2210.10760) is fitted to it.
+Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer. A reward model learns
+from few of the labels, some of them wrong, and a policy from that, with nothing to hold it to its start: once with the
+alarm told to warn only, and again, the same to the bit, with `on_alarm: rollback`. Beside it stand a policy on the
+worst of an ensemble that learned from the same labels, and one on a reward model that had all of them, right. What the
+alarm listens to is a reward model that rewards nobody. The gold scorer sees the answers of the evaluations afterwards,
+and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ from gao import GaoFit, fit_gao
 from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
 from rewards import varied_sentiment
 
-ONE, MENDED = "one reward model", "a dearer end"
+FEW, MANY = "few labels", "many labels"
+
+
+def flip_labels(scores: list[tuple[float, float]], noise: float, *, seed: int) -> list[bool]:
+    """Of each pair whether the first is called better: the higher score, with probability `noise` the other."""
+    rng = random.Random(seed)
+    return [(first > second) != (rng.random() < noise) for first, second in scores]
 
 
 def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int) -> Path:
@@ -86,8 +92,22 @@ def prepare(arguments: argparse.Namespace) -> Ground:
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     labelled = parts.prompts[: arguments.pairs]
     pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, seed=0)
-    scorer = train_scorers(arguments, start, "reward", data=str(pairs), members=2, holdout=True)
+    every = {"data": str(pairs), "validation": 0.1, "epochs": 1}
+    scorer = train_scorers(arguments, start, "reward", **every, members=2, holdout=True)
     return Ground(start, pairs, scorer, files, [row["prompt"] for row in parts.test])
+
+
+def take_few(arguments: argparse.Namespace, pairs: Path) -> dict[str, Any]:
+    """The first of the pairs as data, their labels wrong at times; the last ones, with the right labels, held out."""
+    rows = read_jsonl(pairs)
+    few, held_out = rows[: arguments.labels], rows[-arguments.held_out :]
+    right = flip_labels([(1.0, 0.0)] * len(few), arguments.noise, seed=1)
+    noisy = [
+        row if kept else {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+        for row, kept in zip(few, right, strict=True)
+    ]
+    files = {"data": ("few.jsonl", noisy), "validation": ("held-out.jsonl", held_out)}
+    return {name: str(write_rows(arguments.runs / file, rows)) for name, (file, rows) in files.items()}
 
 
 def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settings: Any) -> Path:
@@ -97,8 +117,6 @@ def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settin
         out=arguments.runs / name,
         template="none",
         lora={"layers": arguments.layers},
-        epochs=1,
-        validation=0.1,
         learning_rate=arguments.reward_learning_rate,
         dtype="float32",
         **settings,
@@ -108,7 +126,6 @@ def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settin
 
 def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str], name: str, **settings: Any) -> Path:
     """A policy whose KL costs nothing."""
-    given = {"max_rollouts": arguments.rollouts, "missing_eos_penalty": arguments.missing_eos_penalty, **settings}
     config = PPOConfig(
         model=start,
         data=files["prompts"],
@@ -120,16 +137,18 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         rollout_size=16,
         batch_size=4,
         update_epochs=2,
+        max_rollouts=arguments.rollouts,
         max_new_tokens=MAX_NEW_TOKENS,
         kl_coefficient=0.0,
         learning_rate=arguments.learning_rate,
         lora={"layers": arguments.layers},
         schedule="constant",
+        missing_eos_penalty=arguments.missing_eos_penalty,
         eval_every=arguments.eval_every,
         alarm={"kl_budget": arguments.kl_budget},
         seed=0,
         dtype="float32",
-        **given,
+        **settings,
     )
     return train_ppo(config).out
 
@@ -178,9 +197,9 @@ def first_alarm(run: Path) -> dict[str, Any] | None:
 
 
 def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Path) -> None:
-    """What the policy on one reward model earns, step by step; gold against the root of the KL, with the fits."""
+    """What the policy on few labels earns, step by step; gold against the root of the KL, with the fits."""
     figure, (left, middle, right) = new_figure(3, width=4.4)
-    points = found[ONE]["points"]
+    points = found[FEW]["points"]
     steps = [point["step"] for point in points]
     named = {"proxy": "proxy (trained on)", "held_out": "held-out reward model", "gold": "gold"}
     for colour, (name, label) in zip(COLOURS, named.items(), strict=False):
@@ -238,8 +257,8 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--missing-eos-penalty",
         type=float,
-        default=1.0,
-        help="the stage's default, and less than what length gains here",
+        default=3.0,
+        help="more than the score can gain: otherwise answers stop ending, and that alarm goes off before any other",
     )
     return parser
 
@@ -247,11 +266,13 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble and the mended price")
+    parser.add_argument("--labels", type=int, default=240, help="pairs of the reward model that is over-optimised")
+    parser.add_argument("--noise", type=float, default=0.1, help="the share of these labels that is wrong")
+    parser.add_argument("--held-out", type=int, default=96, help="pairs on which it is evaluated")
+    parser.add_argument("--epochs", type=int, default=4, help="of its training")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
-    parser.add_argument("--rollouts", type=int, default=16, help="of 16 prompts, four answers to each")
-    parser.add_argument("--mended-penalty", type=float, default=3.0, help="of a missing end, in the last run")
-    parser.add_argument("--mended-rollouts", type=int, default=24, help="of the last run")
+    parser.add_argument("--rollouts", type=int, default=40, help="of 16 prompts, four answers to each")
+    parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble and the run on many labels")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--kl-budget", type=float, default=25.0)
@@ -262,20 +283,20 @@ def main() -> None:
     """The ground, the four policies, and their models on test prompts."""
     arguments = parse()
     ground = prepare(arguments)
-    start, files, scorer = ground.start, ground.files, ground.scorer
+    start, files = ground.start, ground.files
+    few = {**take_few(arguments, ground.pairs), "epochs": arguments.epochs}
+    scorer = train_scorers(arguments, start, "few-labels-reward", **few, members=2, holdout=True)
     warn = {"on_alarm": "warn", "keep_best": False}
-    warned = train_policy(arguments, start, files, "warned", reward=str(scorer), **warn)
+    warned = train_policy(arguments, start, files, "few-labels", reward=str(scorer), **warn)
     rolled = train_policy(arguments, start, files, "rolled-back", reward=str(scorer), on_alarm="rollback")
-    runs, scorers = {ONE: warned}, {ONE: scorer}
+    runs, scorers = {FEW: warned}, {FEW: scorer}
     if not arguments.only_alarm:
         name = f"worst of {arguments.members}"
-        scorers[name] = train_scorers(
-            arguments, start, "ensemble-reward", data=str(ground.pairs), members=arguments.members, seed=1
-        )
+        scorers[name] = train_scorers(arguments, start, "ensemble-reward", **few, members=arguments.members, seed=1)
         worst = {"reward": str(scorers[name]), "ensemble": "worst", "judge": str(scorer / "model" / "member-2")}
         runs[name] = train_policy(arguments, start, files, "ensemble", **worst, **warn)
-        dearer = {"missing_eos_penalty": arguments.mended_penalty, "max_rollouts": arguments.mended_rollouts}
-        runs[MENDED] = train_policy(arguments, start, files, "mended", reward=str(scorer), **dearer, **warn)
+        scorers[MANY] = ground.scorer
+        runs[MANY] = train_policy(arguments, start, files, "many-labels", reward=str(ground.scorer), **warn)
 
     found: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
@@ -298,7 +319,7 @@ def main() -> None:
     settings["pairs_kept"] = len(read_jsonl(ground.pairs))
     result = {"settings": settings, "reward_model_accuracy": accuracy, "rolled_back_to": kept}
     write_result(arguments.out, "overoptimisation", {**result, "runs": found, "test": tested})
-    alarm = found[ONE]["alarm"]
+    alarm = found[FEW]["alarm"]
     draw(found, None if alarm is None else int(alarm["step"]), kept, arguments.out)
 
 

@@ -11,7 +11,7 @@ import pytest
 from figures import read_jsonl, two_way_mean, write_rows
 from gsm8k import problem, read_problems
 from hh_reward import first_turn
-from overoptimisation import make_pairs, verdict
+from overoptimisation import flip_labels, make_pairs, verdict
 from reviews import clean, cut_review, ends_sentence, make_parts
 from splits import split_by
 
@@ -97,6 +97,14 @@ def test_first_turn_of_an_hh_row() -> None:
     same = "\n\nHuman: Is  it\nSo?\n\nAssistant: Yes.\n\nHuman: Why?\n\nAssistant: Because."
     other = "\n\nHuman: is it so?\n\nAssistant: No."
     assert first_turn({"chosen": same}) == first_turn({"chosen": other}) == "is it so?"
+
+
+def test_flip_labels_errs_as_often_as_it_is_told() -> None:
+    scores = [(1.0, 0.0), (0.0, 1.0)] * 2000
+    right = [True, False] * 2000
+    assert flip_labels(scores, 0.0, seed=0) == right
+    wrong = sum(a != b for a, b in zip(flip_labels(scores, 0.25, seed=0), right, strict=True))
+    assert abs(wrong - 1000) < 4 * math.sqrt(4000 * 0.25 * 0.75)
 
 
 def test_the_better_continuation_is_chosen_and_near_ones_make_no_pair(
