@@ -161,6 +161,9 @@ class _Causal:
     def mask(self, window: int | None) -> None:
         return None
 
+    def blocks(self, window: int | None) -> None:
+        return None
+
 
 def test_the_stop_token_ends_a_sample_and_is_part_of_it() -> None:
     role = role_of()
