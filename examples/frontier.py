@@ -252,23 +252,17 @@ def compare(dpo: Mapping[str, list[Line]], ppo: Mapping[str, list[list[Line]]], 
 
 
 def draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Reward against KL: PPO's runs as curves, DPO's betas and preferred-FT as points with both intervals."""
+    """Reward against KL with both intervals; a run of PPO is joined, from the start (the first point) on."""
     figure, (axis,) = new_figure(1, width=6.4, height=4.2)
     methods = list(dict.fromkeys(point["method"] for point in points))
     for colour, method in zip(COLOURS[::-1], methods, strict=False):
         of_method = [point for point in points if point["method"] == method]
-        axis.errorbar(
-            [point["kl"]["value"] for point in of_method],
-            [point["reward"]["value"] for point in of_method],
-            xerr=_errors(of_method, "kl"),
-            yerr=_errors(of_method, "reward"),
-            fmt="o-" if method.startswith("PPO") else "o",
-            markersize=4,
-            linewidth=1.2,
-            elinewidth=0.6,
-            color=colour,
-            label=method,
-        )
+        kl, reward = ([point[key]["value"] for point in of_method] for key in ("kl", "reward"))
+        bars = {"xerr": _errors(of_method, "kl"), "yerr": _errors(of_method, "reward"), "elinewidth": 0.6}
+        axis.errorbar(kl, reward, fmt="o", markersize=4, color=colour, label=method, **bars)
+        if method.startswith("PPO"):
+            start = points[0]
+            axis.plot([start["kl"]["value"], *kl], [start["reward"]["value"], *reward], linewidth=1.2, color=colour)
         if method == "DPO":
             for point in of_method:
                 place = (point["kl"]["value"], point["reward"]["value"])
