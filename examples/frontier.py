@@ -67,6 +67,7 @@ def ppo_config(arguments: argparse.Namespace, start: str, files: Mapping[str, st
         max_rollouts=arguments.rollouts,
         max_new_tokens=MAX_NEW_TOKENS,
         sampling_batch=ROLLOUT,
+        missing_eos_penalty=0.0,  # the gold reward alone, as the pairs have it: else DPO and PPO would want two things
         kl_coefficient=coefficient,
         learning_rate=arguments.ppo_learning_rate,
         schedule="constant",
@@ -163,10 +164,11 @@ def measure(
     import torch
 
     files = {name: run / "held-out.jsonl" for name, run in models.items()}
-    if not all(path.is_file() for path in files.values()):
-        named = [f"{name}={model_of(str(run))}" for name, run in models.items()]
+    start = next(iter(models))
+    if missing := [name for name, path in files.items() if not path.is_file()]:
+        named = [f"{name}={model_of(str(run))}" for name, run in models.items() if name in (start, *missing)]
         speakers = bn.load_speakers(named, dtype=torch.float32, template="none")
-        for speaker in speakers:
+        for speaker in [one for one in speakers if one.name in missing]:
             asked = [speaker.prompt([Message("user", prompt)]) for prompt in prompts]
             groups = [PromptGroup(tuple(ids), (), index=i) for i, ids in enumerate(asked)]
             found = answer_held_out(speaker.role, speakers[0].role, groups, config, speaker.stop_ids)
@@ -250,23 +252,17 @@ def compare(dpo: Mapping[str, list[Line]], ppo: Mapping[str, list[list[Line]]], 
 
 
 def draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Reward against KL: PPO's runs as curves, DPO's betas and preferred-FT as points with both intervals."""
+    """Reward against KL with both intervals; a run of PPO is joined, from the start (the first point) on."""
     figure, (axis,) = new_figure(1, width=6.4, height=4.2)
     methods = list(dict.fromkeys(point["method"] for point in points))
     for colour, method in zip(COLOURS[::-1], methods, strict=False):
         of_method = [point for point in points if point["method"] == method]
-        axis.errorbar(
-            [point["kl"]["value"] for point in of_method],
-            [point["reward"]["value"] for point in of_method],
-            xerr=_errors(of_method, "kl"),
-            yerr=_errors(of_method, "reward"),
-            fmt="o-" if method.startswith("PPO") else "o",
-            markersize=4,
-            linewidth=1.2,
-            elinewidth=0.6,
-            color=colour,
-            label=method,
-        )
+        kl, reward = ([point[key]["value"] for point in of_method] for key in ("kl", "reward"))
+        bars = {"xerr": _errors(of_method, "kl"), "yerr": _errors(of_method, "reward"), "elinewidth": 0.6}
+        axis.errorbar(kl, reward, fmt="o", markersize=4, color=colour, label=method, **bars)
+        if method.startswith("PPO"):
+            start = points[0]
+            axis.plot([start["kl"]["value"], *kl], [start["reward"]["value"], *reward], linewidth=1.2, color=colour)
         if method == "DPO":
             for point in of_method:
                 place = (point["kl"]["value"], point["reward"]["value"])
@@ -310,8 +306,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=240, help="prompts of DPO's pairs")
     parser.add_argument("--samples", type=int, default=4, help="of the start model, for each of these prompts")
     parser.add_argument("--gap", type=float, default=0.2, help="how far apart a pair's gold rewards are at least")
-    parser.add_argument("--betas", type=float, nargs="+", default=[0.03, 0.1, 0.3])
-    parser.add_argument("--epochs", type=int, default=1, help="of DPO")
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.03, 0.1, 1.0])
+    parser.add_argument("--epochs", type=int, default=3, help="of DPO")
     parser.add_argument("--dpo-learning-rate", type=float, default=3e-4)
     parser.add_argument("--coefficients", type=float, nargs="+", default=[0.02, 0.1], help="PPO's prices of a nat")
     parser.add_argument("--rollouts", type=int, default=8, help=f"of {ROLLOUT} responses")

@@ -103,7 +103,9 @@ def test_a_finished_run_answers_as_its_last_evaluation_did(tmp_path: Path) -> No
     config = toy.ppo_config(tmp_path, **more)
     run = frontier.train_ppo(config).out
     first, last = evaluations(run)[0][1], evaluations(run)[-1][1]
+    alone = measure({"start": start}, prompts, config)
     found = measure({"start": start, "ppo": run}, prompts, config)
+    assert found["start"] == alone["start"], "measured once"
     assert [line["response"] for line in found["start"]] == [line["response"] for line in first]
     assert [line["kl"] for line in found["start"]] == pytest.approx([0.0] * 4, abs=1e-5)
     assert [line["response"] for line in found["ppo"]] == [line["response"] for line in last]
