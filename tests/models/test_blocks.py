@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from burnish.data.groups import collate
 from burnish.models import attention, blocks
 from burnish.models.attention import GroupPlan
 from burnish.models.blocks import block_attention, blocks_of
-from burnish.models.roles import Backbone, response_logprobs
-from tests.models.families import FAMILIES, tiny
-from tests.models.test_core import TOLERANCE, gradients, groups, separate_logprobs, true_float64  # noqa: F401
+from tests.models.families import FAMILIES
+from tests.models.test_core import assert_equals_separate_forwards, groups
 
 
 def row(prompt: int, *responses: int, padding: int = 0) -> list[int]:
@@ -108,21 +108,14 @@ def test_blocks_equal_the_mask(window: int | None) -> None:
 @pytest.mark.usefixtures("true_float64", "always")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_and_gradients_equal_separate_unpadded_forwards(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
+    rows_of_calls = []
     real = attention.block_attention
-    monkeypatch.setattr(attention, "block_attention", lambda *a, **k: used.append(1) or real(*a, **k))
-    reference = tiny(family, dtype=torch.float64, attn_implementation="eager" if family == "gemma2" else "sdpa")
-    expected = separate_logprobs(reference)
-    weights = torch.randn(sum(len(e) for e in expected), dtype=torch.float64)
-    expected_grads = gradients(reference, (torch.cat(expected) * weights).sum())
 
-    model = tiny(family, dtype=torch.float64)
-    backbone = Backbone(model)
-    used.clear()
-    got = response_logprobs(backbone.role(), collate(groups()))
-    assert bool(used) == (family != "gemma2"), "capped scores have a way of their own"
-    assert torch.allclose(got.token, torch.cat(expected), rtol=0, atol=TOLERANCE)
-    got_grads = gradients(model, (got.token * weights).sum())
-    assert got_grads.keys() == expected_grads.keys()
-    for name, grad in got_grads.items():
-        assert torch.allclose(grad, expected_grads[name], rtol=0, atol=TOLERANCE), name
+    def watched(query: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        rows_of_calls.append(len(query))
+        return real(query, *rest, **more)
+
+    monkeypatch.setattr(attention, "block_attention", watched)
+    assert_equals_separate_forwards(family)
+    # The probe of a new backbone has one row, the groups have one each.
+    assert (len(groups()) in rows_of_calls) == (family != "gemma2"), "capped scores have a way of their own"

@@ -6,8 +6,6 @@ output projection: log-probs and gradients of the shared layout must equal it to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -31,12 +29,6 @@ class TrueFloat64(TorchFunctionMode):
         if wide and kwargs.get("dtype") is torch.float32:
             kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
-
-
-@pytest.fixture
-def true_float64() -> Iterator[None]:
-    with TrueFloat64():
-        yield
 
 
 def groups() -> list[PromptGroup]:
@@ -73,10 +65,8 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Ten
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.usefixtures("true_float64")
-@pytest.mark.parametrize("layout", ["shared", "rows"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logprobs_and_gradients_equal_separate_unpadded_forwards(family: str, layout: str) -> None:
+def assert_equals_separate_forwards(family: str, layout: str = "shared") -> None:
+    """Log-probs and gradients of all groups in one batch against separate unpadded forwards."""
     eager_or_sdpa = "eager" if family == "gemma2" else "sdpa"
     reference = tiny(family, dtype=torch.float64, attn_implementation=eager_or_sdpa)
     expected = separate_logprobs(reference)
@@ -99,6 +89,13 @@ def test_logprobs_and_gradients_equal_separate_unpadded_forwards(family: str, la
     assert got_grads.keys() == expected_grads.keys()
     for name, grad in got_grads.items():
         assert torch.allclose(grad, expected_grads[name], rtol=0, atol=TOLERANCE), name
+
+
+@pytest.mark.usefixtures("true_float64")
+@pytest.mark.parametrize("layout", ["shared", "rows"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_and_gradients_equal_separate_unpadded_forwards(family: str, layout: str) -> None:
+    assert_equals_separate_forwards(family, layout)
 
 
 @pytest.mark.usefixtures("true_float64")

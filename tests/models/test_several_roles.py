@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,15 +14,9 @@ from burnish.models.lora import LoRAConfig, LoRALinear, adapter_parameters, inje
 from burnish.models.roles import Backbone, Role, hidden_of
 from burnish.models.routing import Route, routed
 from tests.models.families import tiny
-from tests.models.test_core import TrueFloat64, groups
+from tests.models.test_core import groups
 
 SOME = {"gpt2": ("attn.c_attn",), "gpt_neox": ("query_key_value",), "mamba": ("in_proj",)}
-
-
-@pytest.fixture
-def true_float64() -> Iterator[None]:
-    with TrueFloat64():
-        yield
 
 
 def mamba() -> nn.Module:

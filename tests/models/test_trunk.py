@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,16 +19,10 @@ from burnish.models.roles import Backbone, Role, freeze, hidden_of
 from burnish.models.routing import Route, routed
 from burnish.models.trunk import Trunk, TrunkCache
 from tests.models.families import FAMILIES, tiny
-from tests.models.test_core import TrueFloat64, groups
+from tests.models.test_core import groups
 from tests.models.test_several_roles import assert_near, gradients, mamba, weighed
 
 LAST = "last-1"
-
-
-@pytest.fixture
-def true_float64() -> Iterator[None]:
-    with TrueFloat64():
-        yield
 
 
 def stir(model: torch.nn.Module, adapter: str, seed: int, *, only_trained: bool = False) -> None:
