@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,6 @@ SETTING: dict[str, Any] = {
 
 def point(arguments: argparse.Namespace) -> dict[str, Any]:
     """One run of SFT: its held-out loss before and after, and its seconds."""
-    import time
-
     import torch
     from rich.console import Console
 

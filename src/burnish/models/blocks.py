@@ -133,10 +133,16 @@ def block_attention(
         q, k, v = query[i : i + 1], key[i : i + 1], value[i : i + 1]
         parts = []
         for block in blocks:
-            keys, values = (torch.cat([x[:, :, place] for place in block.keys], dim=2) for x in (k, v))
+            keys, values = _taken(k, block.keys), _taken(v, block.keys)
             parts.append(attend(q[:, :, block.queries], keys, values, block.mask, is_causal=block.mask is None))
         padding = query.shape[2] - blocks[-1].queries.stop
         if padding:
             parts.append(query.new_zeros(1, query.shape[1], padding, value.shape[3]))
         out.append(torch.cat(parts, dim=2))
     return torch.cat(out)
+
+
+def _taken(x: Tensor, places: tuple[slice, ...]) -> Tensor:
+    """The keys or values at some places; a view where there is but one."""
+    parts = [x[:, :, place] for place in places]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

@@ -224,13 +224,16 @@ def _classifier_head(directory: Path) -> Tensor:
 
 def is_reward_model(directory: Path) -> bool:
     """Whether a directory holds what the stage reward writes: a reward model, or one member of an ensemble."""
-    return (directory / RECORD).is_file() or _is_member(directory)
+    return (directory / RECORD).is_file() or _ensemble_of(directory) is not None
 
 
-def _is_member(directory: Path) -> bool:
-    """Whether the ensemble in the directory above names this one among its members."""
-    above = directory.absolute().parent
-    return directory.is_dir() and (above / RECORD).is_file() and directory.name in _read_record(above)["members"]
+def _ensemble_of(member: Path) -> dict[str, Any] | None:
+    """The record of the ensemble in the directory above, if that names this directory among its members."""
+    above = member.absolute().parent
+    if not (member.is_dir() and (above / RECORD).is_file()):
+        return None
+    record = _read_record(above)
+    return record if member.name in record["members"] else None
 
 
 def reward_members(directory: Path) -> list[Path]:
@@ -244,10 +247,10 @@ def reward_members(directory: Path) -> list[Path]:
 
 def _read_record(directory: Path) -> dict[str, Any]:
     fix = "give the directory of a run of burnish reward, or its model/"
-    if not is_reward_model(directory):
-        raise ModelError(f"not a reward model: it has no {RECORD}", where=str(directory), fix=fix)
     if not (directory / RECORD).is_file():
-        return {**_read_record(directory.absolute().parent), "members": ["."], "holdout": None}
+        if (ensemble := _ensemble_of(directory)) is None:
+            raise ModelError(f"not a reward model: it has no {RECORD}", where=str(directory), fix=fix)
+        return {**ensemble, "members": ["."], "holdout": None}
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         members = [str(name) for name in record["members"]]
