@@ -11,18 +11,30 @@ held-out texts the guard never saw.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import burnish as bn
-from burnish.evaluation.intervals import bootstrap_mean, paired_difference, wilson
+from burnish.evaluation.intervals import Rate, bootstrap_mean, paired_difference
 from burnish.evaluation.retention import measure_retention
 from burnish.evaluation.rows import load_prose
 from burnish.rollout.responder import ModelResponder
 from burnish.stages.run import model_of
-from figures import COLOURS, errors_of, new_figure, print_table, read_jsonl, save_figure, with_interval, write_result
+from figures import (
+    COLOURS,
+    errors_of,
+    in_numbers,
+    new_figure,
+    new_parser,
+    print_table,
+    read_jsonl,
+    read_record,
+    save_figure,
+    settings_of,
+    with_interval,
+    write_result,
+)
 
 SEEN, UNSEEN = 400, 1000
 """Characters of each held-out text: the guard reads up to the first mark, the comparison at the end from there to the
@@ -77,13 +89,12 @@ def unseen(models: dict[str, str]) -> dict[str, Any]:
         (speaker,) = bn.load_speakers([f"{name}={model_of(model)}"], dtype=torch.float32)
         prose = measure_retention(ModelResponder(speaker), [], texts).prose
         nats, tokens = [record.nats for record in prose], [float(record.tokens) for record in prose]
-        mean = bootstrap_mean(nats, weights=tokens)
-        found[name] = {"value": mean.value, "low": mean.interval.low, "high": mean.interval.high}
+        found[name] = in_numbers(bootstrap_mean(nats, weights=tokens))
         if first is None:
             first = (nats, tokens)
             continue
         change = paired_difference(first[0], nats, weights=(first[1], tokens), relative=True, higher_is_better=False)
-        found[name]["change"] = {"value": change.value, "low": change.interval.low, "high": change.interval.high}
+        found[name]["change"] = in_numbers(change)
     return found
 
 
@@ -97,12 +108,11 @@ def against_beta(runs: dict[float, Path], tested: dict[str, Any]) -> list[dict[s
     """
     found = []
     for beta, run in runs.items():
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        record = read_record(run)
         metrics, n = record["metrics"], record["data"]["validation"]
-        passed = round(metrics["accuracy"] * n)
-        interval = wilson(passed, n)
+        accuracy = Rate(round(metrics["accuracy"] * n), n)
         point = {"beta": beta, "tax": tested[name_of(beta)]["change"], "pairs": n}
-        point["accuracy"] = {"value": passed / n, "low": interval.low, "high": interval.high}
+        point["accuracy"] = in_numbers(accuracy)
         point |= {"margin": metrics["margin"], "log_ratio": metrics["margin"] / beta, "kl": metrics["kl"]}
         found.append(point)
     return found
@@ -156,10 +166,7 @@ def _draw_betas(axis: Any, points: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """The two runs, those of larger betas, then all models on what the guard never saw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes alignment_tax.json and .png")
-    parser.add_argument("--runs", type=Path, default=Path("runs/alignment_tax"))
+    parser = new_parser("alignment_tax", __doc__)
     parser.add_argument("--beta", type=float, default=0.01, help="of the watched and of the guarded run")
     parser.add_argument("--larger-betas", type=float, nargs="*", default=[0.1, 0.5], help="without looks or guard")
     parser.add_argument("--max-rise", type=float, default=0.05, help="of nats per token, as a share of the start's")
@@ -171,7 +178,7 @@ def main() -> None:
     guard = {"nats_per_token": {"max_rise": arguments.max_rise}, "action": "rollback"}
     watched = train(arguments, "watched", arguments.beta)
     guarded = train(arguments, "guarded", arguments.beta, guard=guard)
-    points, record = curves(watched), json.loads((guarded / "run.json").read_text(encoding="utf-8"))
+    points, record = curves(watched), read_record(guarded)
     early = curves(guarded)
     if early != points[: len(early)]:
         raise SystemExit("the two runs differ before the guard acted: that must not be")
@@ -204,9 +211,9 @@ def main() -> None:
         ],
     )
     runs = {"watched": watched, "guarded": guarded} | {name_of(beta): run for beta, run in larger.items()}
-    cost = {name: json.loads((run / "run.json").read_text())["metrics"] for name, run in runs.items()}
+    cost = {name: read_record(run)["metrics"] for name, run in runs.items()}
     result = {
-        "settings": {k: v for k, v in vars(arguments).items() if k not in ("out", "runs")},
+        "settings": settings_of(arguments),
         "points": points,
         "guard_acts_at": ended,
         "kept_step": kept,

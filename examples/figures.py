@@ -1,15 +1,53 @@
-"""What the examples share: files, tables, figures."""
+"""What the examples share: the command line, files, tables, figures."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from burnish.evaluation.intervals import Difference, Mean
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3b8b5a", "#8a6fae", "#777777")
+
+
+def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags of every example: the model, and where results and runs go."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help=f"takes {name}.json and .png")
+    parser.add_argument("--runs", type=Path, default=Path(f"runs/{name}"))
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace, *places: str) -> dict[str, Any]:
+    """What a result says it was made with: all flags but those that say where things lie."""
+    return {key: value for key, value in vars(arguments).items() if key not in ("out", "runs", *places)}
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """A run's `run.json`."""
+    record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return record
+
+
+def once(path: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, kept in a file: it is made again only for other settings."""
+    if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
+        return dict(found)
+    made = {"settings": dict(settings), **make()}
+    path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return made
+
+
+def in_numbers(measured: Mean | Difference) -> dict[str, float]:
+    """A mean or a change with its interval, as results hold them and `with_interval` and `errors_of` take them."""
+    return {"value": measured.value, "low": measured.interval.low, "high": measured.interval.high}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -11,7 +11,6 @@ answer the same held-out prompts with the same random numbers, so that they are 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,50 +31,48 @@ from figures import (
     COLOURS,
     errors_of,
     evaluations,
+    in_numbers,
     new_figure,
+    new_parser,
+    once,
     print_table,
     read_jsonl,
+    read_record,
     save_figure,
+    settings_of,
     with_interval,
     write_result,
     write_rows,
 )
-from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
+from reviews import continue_prompts, make_parts, read_reviews, start_model
 from rewards import sentiment
+from sentiment import ALGORITHMS, ROLLOUT, SHARED
 
 REWARDS = Path(__file__).with_name("rewards.py")
-ROLLOUT = 64
-"""Responses of a rollout."""
 Line = dict[str, Any]
 """What was answered to one held-out prompt: prompt, response, score, kl (nats), tokens, finished."""
 
 
+def ppo_like_sentiment(arguments: argparse.Namespace, **own: Any) -> PPOConfig:
+    """PPO with the settings of sentiment.py at a constant rate, in the layers that are asked for; `own` goes first."""
+    here = {"learning_rate": arguments.ppo_learning_rate, "schedule": "constant", "lora": {"layers": arguments.layers}}
+    return PPOConfig(**{**SHARED, **ALGORITHMS["PPO"], **here, "seed": 0, **own})
+
+
 def ppo_config(arguments: argparse.Namespace, start: str, files: Mapping[str, str], coefficient: float) -> PPOConfig:
     """PPO on the gold reward with one price of the KL."""
-    return PPOConfig(
+    return ppo_like_sentiment(
+        arguments,
         model=start,
         data=files["prompts"],
         validation=files["test"],
         evaluation_prompts=arguments.test,
         reward=f"{REWARDS}:sentiment",
         out=arguments.runs / f"ppo-{coefficient:g}",
-        template="none",
-        rollout_size=ROLLOUT,
-        batch_size=16,
-        update_epochs=2,
-        critic_warmup=1,
         max_rollouts=arguments.rollouts,
-        max_new_tokens=MAX_NEW_TOKENS,
-        sampling_batch=ROLLOUT,
         missing_eos_penalty=0.0,  # the gold reward alone, as the pairs have it: else DPO and PPO would want two things
         kl_coefficient=coefficient,
-        learning_rate=arguments.ppo_learning_rate,
-        schedule="constant",
-        lora={"layers": arguments.layers},
         eval_every=arguments.eval_every,
-        keep_best=False,
-        dtype="float32",
-        seed=0,
     )
 
 
@@ -100,51 +97,57 @@ def best_against_worst(
     return pairs
 
 
+def chosen_alone(pairs: Path) -> list[dict[str, str]]:
+    """The preferred responses of pairs, as rows for SFT."""
+    return [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in read_jsonl(pairs)]
+
+
 def make_pairs(arguments: argparse.Namespace, start: str, prompts: Sequence[str]) -> dict[str, Any]:
     """Pairs of the start model's own samples, and what they cost; made once for the same settings."""
-    note, path = arguments.runs / "pairs.json", arguments.runs / "data" / "pairs.jsonl"
     settings = {"prompts": len(prompts), "samples": arguments.samples, "gap": arguments.gap, "sft": arguments.sft}
-    if note.is_file() and (found := json.loads(note.read_text(encoding="utf-8")))["settings"] == settings:
-        return dict(found)
-    started = time.perf_counter()
-    answers = continue_prompts(start, prompts, n=arguments.samples, seed=1)
-    seconds = time.perf_counter() - started
-    texts = ended_texts(answers)
-    scores = [sentiment([prompt] * len(own), own) for prompt, own in zip(prompts, texts, strict=True)]
-    pairs = write_rows(path, best_against_worst(prompts, texts, scores, arguments.gap))
-    chosen = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in read_jsonl(pairs)]
-    found = {
-        "settings": settings,
-        "pairs": len(chosen),
-        "responses": len(prompts) * arguments.samples,
-        "cut_off": sum(not one.finished for several in answers for one in several),
-        "seconds": round(seconds),
-        "file": str(pairs),
-        "chosen": str(write_rows(path.with_name("chosen.jsonl"), chosen)),
-    }
-    note.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return found
+    path = arguments.runs / "data" / "pairs.jsonl"
+
+    def make() -> dict[str, Any]:
+        started = time.perf_counter()
+        answers = continue_prompts(start, prompts, n=arguments.samples, seed=1)
+        seconds = time.perf_counter() - started
+        texts = ended_texts(answers)
+        scores = [sentiment([prompt] * len(own), own) for prompt, own in zip(prompts, texts, strict=True)]
+        pairs = write_rows(path, best_against_worst(prompts, texts, scores, arguments.gap))
+        chosen = chosen_alone(pairs)
+        return {
+            "pairs": len(chosen),
+            "responses": len(prompts) * arguments.samples,
+            "cut_off": sum(not one.finished for several in answers for one in several),
+            "seconds": round(seconds),
+            "file": str(pairs),
+            "chosen": str(write_rows(path.with_name("chosen.jsonl"), chosen)),
+        }
+
+    return once(arguments.runs / "pairs.json", settings, make)
 
 
-def train_dpo(arguments: argparse.Namespace, start: str, pairs: str, beta: float) -> bn.RunResult:
-    """DPO with one beta; a tenth of the pairs is held out to be looked at, and decides nothing."""
+def train_dpo(
+    start: str, pairs: str, out: Path, *, beta: float, learning_rate: float, layers: str, epochs: int = 1
+) -> Path:
+    """DPO from a run of this example; a tenth of the pairs is held out to be looked at, and decides nothing."""
     config = bn.DPOConfig(
         model=start,
         data=pairs,
-        out=arguments.runs / f"dpo-{beta:g}",
+        out=out,
         template="none",
         validation=0.1,
-        epochs=arguments.epochs,
+        epochs=epochs,
         batch_size=8,
-        learning_rate=arguments.dpo_learning_rate,
+        learning_rate=learning_rate,
         loss={"name": "sigmoid", "beta": beta},
-        lora={"layers": arguments.layers},
+        lora={"layers": layers},
         eval_every=100_000,
         keep_best=False,
         dtype="float32",
         seed=0,
     )
-    return bn.train_dpo(config)
+    return bn.train_dpo(config).out
 
 
 def measure(
@@ -192,8 +195,7 @@ def point_of(lines: Sequence[Line], **about: Any) -> dict[str, Any]:
     """A point of the figure: mean reward and KL with their 95 % intervals over prompts."""
     point = dict(about)
     for name, key in (("reward", "score"), ("kl", "kl")):
-        mean = bootstrap_mean([line[key] for line in lines])
-        point[name] = {"value": mean.value, "low": mean.interval.low, "high": mean.interval.high}
+        point[name] = in_numbers(bootstrap_mean([line[key] for line in lines]))
     point["tokens"] = statistics.fmean(line["tokens"] for line in lines)
     point["ends"] = statistics.fmean(float(line["finished"]) for line in lines)
     return point
@@ -279,7 +281,7 @@ def _errors(points: Sequence[Mapping[str, Any]], key: str) -> list[list[float]]:
 
 def seconds_of(run: Path) -> float:
     """The time of a finished run's steps, in seconds."""
-    return float(json.loads((run / "run.json").read_text(encoding="utf-8"))["metrics"]["seconds"])
+    return float(read_record(run)["metrics"]["seconds"])
 
 
 def tell(points: Sequence[Mapping[str, Any]], heights: Sequence[Mapping[str, Any]]) -> None:
@@ -298,10 +300,7 @@ def tell(points: Sequence[Mapping[str, Any]], heights: Sequence[Mapping[str, Any
 
 def main() -> None:
     """Start model, pairs, DPO for each beta, PPO for each price, all of them on the held-out prompts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes frontier.json and .png")
-    parser.add_argument("--runs", type=Path, default=Path("runs/frontier"))
+    parser = new_parser("frontier", __doc__)
     parser.add_argument("--sft", type=int, default=512, help="reviews of the start model's SFT")
     parser.add_argument("--pairs", type=int, default=240, help="prompts of DPO's pairs")
     parser.add_argument("--samples", type=int, default=4, help="of the start model, for each of these prompts")
@@ -318,8 +317,7 @@ def main() -> None:
     arguments = parser.parse_args()
     n_prompts = arguments.pairs + ROLLOUT * arguments.rollouts
     parts = make_parts(read_reviews(), sft=arguments.sft, prompts=n_prompts, watched=2, test=arguments.test, seed=0)
-    files = parts.write(arguments.runs / "data")
-    write_rows(Path(files["prompts"]), [{"prompt": row["prompt"]} for row in parts.prompts[arguments.pairs :]])
+    files = parts.write(arguments.runs / "data", kept_back=arguments.pairs)
     test = [row["prompt"] for row in parts.test]
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     pairs = make_pairs(arguments, start, [row["prompt"] for row in parts.prompts[: arguments.pairs]])
@@ -328,8 +326,10 @@ def main() -> None:
     preferred = arguments.runs / "preferred"
     start_model(start, pairs["chosen"], preferred, lora=layers, keep_best=False)
     models = {"start": Path(start), "preferred-FT": preferred}
+    dpo_settings = {"learning_rate": arguments.dpo_learning_rate, "epochs": arguments.epochs, **layers}
     for beta in arguments.betas:
-        models[f"DPO {beta:g}"] = train_dpo(arguments, start, pairs["file"], beta).out
+        out = arguments.runs / f"dpo-{beta:g}"
+        models[f"DPO {beta:g}"] = train_dpo(start, pairs["file"], out, beta=beta, **dpo_settings)
     configs = {f"PPO {price:g}": ppo_config(arguments, start, files, price) for price in arguments.coefficients}
     answered = measure(models, test, next(iter(configs.values())))
     curves = {name: evaluations(train_ppo(config).out) for name, config in configs.items()}
@@ -354,12 +354,10 @@ def main() -> None:
     dpo = {name: answered[name] for name in models if name.startswith("DPO")}
     heights = compare(dpo, {name: [lines for _, lines in curve] for name, curve in curves.items()}, answered["start"])
     tell(points, heights)
-    held_out_pairs = {
-        name: json.loads((models[name] / "run.json").read_text(encoding="utf-8"))["metrics"] for name in dpo
-    }
+    held_out_pairs = {name: read_record(models[name])["metrics"] for name in dpo}
     result = {
         "burnish": bn.__version__,
-        "settings": {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")},
+        "settings": settings_of(arguments),
         "pairs": {key: pairs[key] for key in ("pairs", "responses", "cut_off", "seconds")},
         "points": points,
         "heights": heights,

@@ -8,7 +8,6 @@ of the answers, a few rollouts follow.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import random
@@ -18,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import burnish as bn
-from burnish.evaluation.intervals import bootstrap_mean, wilson
+from burnish.evaluation.intervals import Rate, bootstrap_mean
 from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
 from figures import (
     COLOURS,
     errors_of,
     evaluations,
+    in_numbers,
     new_figure,
+    new_parser,
     print_table,
     read_jsonl,
     save_figure,
@@ -65,15 +66,11 @@ def find(directory: Path, name: str) -> Path:
 
 def summarise(lines: list[dict[str, Any]], answers: dict[str, str]) -> dict[str, Any]:
     """Reward, share in the form, share that is right, with intervals."""
-    reward = bootstrap_mean([line["score"] for line in lines])
     said = [final_number(line["response"]) for line in lines]
     right = [number == final_number(answers[line["prompt"]]) for number, line in zip(said, lines, strict=True)]
-    found: dict[str, Any] = {
-        "reward": {"value": reward.value, "low": reward.interval.low, "high": reward.interval.high}
-    }
+    found: dict[str, Any] = {"reward": in_numbers(bootstrap_mean([line["score"] for line in lines]))}
     for name, hits in (("format", [number is not None for number in said]), ("right", right)):
-        interval = wilson(sum(hits), len(hits))
-        found[name] = {"value": sum(hits) / len(hits), "low": interval.low, "high": interval.high}
+        found[name] = in_numbers(Rate.of(hits))
     found["tokens"] = statistics.fmean(line["tokens"] for line in lines)
     return found
 
@@ -97,11 +94,8 @@ def draw(found: dict[str, dict[str, Any]], curve: list[float], out: Path) -> Non
 
 def main() -> None:
     """Form by SFT, then RLOO on the verifiable reward."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser("gsm8k", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="a directory with train.jsonl and test.jsonl (.gz)")
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes gsm8k.json and .png")
-    parser.add_argument("--runs", type=Path, default=Path("runs/gsm8k"))
     parser.add_argument("--sft", type=int, default=400, help="worked answers of the SFT; 0 for none")
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--test", type=int, default=64)

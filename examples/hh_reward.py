@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import burnish as bn
-from figures import COLOURS, errors_of, new_figure, print_table, save_figure, with_interval, write_result, write_rows
+from figures import (
+    COLOURS,
+    errors_of,
+    new_figure,
+    new_parser,
+    print_table,
+    save_figure,
+    with_interval,
+    write_result,
+    write_rows,
+)
 from splits import split_by
 
 HELD_OUT, VALIDATION = 300, 200
@@ -98,11 +108,8 @@ def draw(found: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     """Split, choose, train, evaluate once."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser("hh_reward", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="HH-RLHF's pairs, JSONL (.gz)")
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes hh_reward.json and .png")
-    parser.add_argument("--runs", type=Path, default=Path("runs/hh_reward"))
     parser.add_argument("--grid", nargs="+", default=list(GRID), metavar="RATExEPOCHS", help="one needs no choice")
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--limit", type=int, help="the first n rows only, for a try")

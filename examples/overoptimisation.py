@@ -29,9 +29,12 @@ from figures import (
     evaluations,
     mean_and_error,
     new_figure,
+    new_parser,
     print_table,
     read_jsonl,
+    read_record,
     save_figure,
+    settings_of,
     write_result,
     write_rows,
 )
@@ -57,7 +60,7 @@ def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int)
         for other in rng.sample(rows, 2):
             first, second = row["completion"], other["completion"]
             pair = varied_sentiment([row["prompt"]] * 2, [first, second])
-            if first != second and pair[0] != pair[1] and abs(pair[0] - pair[1]) >= gap:
+            if pair[0] != pair[1] and abs(pair[0] - pair[1]) >= gap:
                 chosen, rejected = (first, second) if pair[0] > pair[1] else (second, first)
                 pairs.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
     return write_rows(path, pairs)
@@ -87,8 +90,7 @@ def prepare(arguments: argparse.Namespace) -> Ground:
     sizes = {"watched": arguments.watched, "test": arguments.test}
     n_prompts = arguments.pairs + arguments.prompts
     parts = make_parts(read_reviews(), sft=arguments.sft, prompts=n_prompts, **sizes, seed=0)
-    files = parts.write(arguments.runs / "data")
-    write_rows(Path(files["prompts"]), [{"prompt": row["prompt"]} for row in parts.prompts[arguments.pairs :]])
+    files = parts.write(arguments.runs / "data", kept_back=arguments.pairs)
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     labelled = parts.prompts[: arguments.pairs]
     pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, seed=0)
@@ -188,8 +190,7 @@ def verdict(points: list[dict[str, float]], alarm: int | None) -> dict[str, Any]
 
 def first_alarm(run: Path) -> dict[str, Any] | None:
     """The first alarm of a run that is more than a warning, with its rules' sentences."""
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    for entry in record.get("alarms", []):
+    for entry in read_record(run).get("alarms", []):
         findings = [finding for finding in entry["findings"] if finding["severity"] == "alarm"]
         if findings:
             return {"step": entry["step"], "findings": findings}
@@ -240,12 +241,10 @@ def compare(models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
     return found
 
 
-def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """What the start, the labels and the reward models depend on."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes the result and its figure")
-    parser.add_argument("--runs", type=Path, default=Path("runs/overoptimisation"))
+def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentParser:
+    """What the start, the labels and the reward models depend on; they lie in one place, whoever made them."""
+    parser = new_parser(name, description)
+    parser.set_defaults(runs=Path("runs/overoptimisation"))
     parser.add_argument("--sft", type=int, default=640, help="reviews of the start model's SFT")
     parser.add_argument("--pairs", type=int, default=672, help="prompts of the pairs")
     parser.add_argument("--gap", type=float, default=0.4, help="how far apart a pair's gold scores are at least")
@@ -265,7 +264,7 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = new_parser(__doc__)
+    parser = parser_of_ground("overoptimisation", __doc__)
     parser.add_argument("--labels", type=int, default=240, help="pairs of the reward model that is over-optimised")
     parser.add_argument("--noise", type=float, default=0.1, help="the share of these labels that is wrong")
     parser.add_argument("--held-out", type=int, default=96, help="pairs on which it is evaluated")
@@ -307,7 +306,7 @@ def main() -> None:
         keys = ("step", "proxy", "held_out", "gold", "kl", "ends")
         print_table((name, *keys[1:]), [[p["step"], *(f"{p[key]:.2f}" for key in keys[1:])] for p in points])
         print(json.dumps({"verdict": told, "fit": found[name]["fit"]}, indent=2))
-    kept = int(json.loads((rolled / "run.json").read_text(encoding="utf-8"))["metrics"]["model_of_step"])
+    kept = int(read_record(rolled)["metrics"]["model_of_step"])
     models = {"start": start, "rolled back": rolled, **{f"{name}, never stopped": run for name, run in runs.items()}}
     tested = compare({k: str(v) for k, v in models.items()}, ground.test)
     print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
@@ -315,8 +314,7 @@ def main() -> None:
         name: json.loads((run / "model" / "evaluation.json").read_text(encoding="utf-8"))["accuracy"]
         for name, run in scorers.items()
     }
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "runs")}
-    settings["pairs_kept"] = len(read_jsonl(ground.pairs))
+    settings = {**settings_of(arguments), "pairs_kept": len(read_jsonl(ground.pairs))}
     result = {"settings": settings, "reward_model_accuracy": accuracy, "rolled_back_to": kept}
     write_result(arguments.out, "overoptimisation", {**result, "runs": found, "test": tested})
     alarm = found[FEW]["alarm"]

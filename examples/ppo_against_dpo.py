@@ -10,7 +10,7 @@ before (section 4.2), and one round of DPO on the model's own answers, ranked by
 
 from __future__ import annotations
 
-import json
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,100 +23,75 @@ from burnish.stages.ppo import train_ppo
 from figures import (
     COLOURS,
     errors_of,
+    in_numbers,
     new_figure,
+    once,
     print_table,
     read_jsonl,
     save_figure,
+    settings_of,
     with_interval,
     write_result,
     write_rows,
 )
-from frontier import ROLLOUT, best_against_worst, ended_texts, measure, point_of, seconds_of
-from overoptimisation import Ground, new_parser, prepare
-from reviews import MAX_NEW_TOKENS, continue_prompts, start_model
+from frontier import (
+    Line,
+    best_against_worst,
+    chosen_alone,
+    ended_texts,
+    measure,
+    point_of,
+    ppo_like_sentiment,
+    seconds_of,
+    train_dpo,
+)
+from overoptimisation import Ground, parser_of_ground, prepare
+from reviews import continue_prompts, start_model
 from rewards import varied_sentiment
-
-Line = dict[str, Any]
-
-
-def train_dpo(arguments: Any, start: str, pairs: Path, name: str) -> Path:
-    """One epoch of DPO."""
-    config = bn.DPOConfig(
-        model=start,
-        data=str(pairs),
-        out=arguments.own / name,
-        template="none",
-        validation=0.1,
-        epochs=1,
-        batch_size=8,
-        learning_rate=arguments.dpo_learning_rate,
-        loss={"name": "sigmoid", "beta": arguments.beta},
-        lora={"layers": arguments.layers},
-        eval_every=100_000,
-        keep_best=False,
-        dtype="float32",
-        seed=0,
-    )
-    return bn.train_dpo(config).out
+from sentiment import ROLLOUT
 
 
-def ppo_config(arguments: Any, ground: Ground) -> PPOConfig:
+def ppo_config(arguments: argparse.Namespace, ground: Ground) -> PPOConfig:
     """PPO on the reward model, at a price of the KL."""
-    return PPOConfig(
+    return ppo_like_sentiment(
+        arguments,
         model=ground.start,
         data=ground.files["prompts"],
         validation=ground.files["watched"],
         evaluation_prompts=arguments.watched,
         reward=str(ground.scorer),
         out=arguments.own / "ppo",
-        template="none",
-        rollout_size=ROLLOUT,
-        batch_size=16,
-        update_epochs=2,
-        critic_warmup=1,
         critic_head="zero",
         max_rollouts=arguments.ppo_rollouts,
-        max_new_tokens=MAX_NEW_TOKENS,
-        sampling_batch=ROLLOUT,
         missing_eos_penalty=arguments.missing_eos_penalty,
         kl_coefficient=arguments.kl_coefficient,
-        learning_rate=arguments.ppo_learning_rate,
-        schedule="constant",
-        lora={"layers": arguments.layers},
-        eval_every=100_000,
-        keep_best=False,
-        dtype="float32",
-        seed=0,
     )
 
 
-def own_pairs(arguments: Any, ground: Ground) -> dict[str, Any]:
+def own_pairs(arguments: argparse.Namespace, ground: Ground) -> dict[str, Any]:
     """Pairs of the start model's own answers, ranked by the reward model, and what they cost; made once."""
-    note = arguments.own / "own-pairs.json"
     prompts = list(dict.fromkeys(row["prompt"] for row in read_jsonl(ground.pairs)))[: arguments.own_prompts]
-    settings = {"prompts": prompts, "samples": arguments.samples}
-    if note.is_file() and (found := json.loads(note.read_text(encoding="utf-8")))["settings"] == settings:
-        return dict(found)
-    began = time.perf_counter()
-    texts = ended_texts(continue_prompts(ground.start, prompts, n=arguments.samples, seed=1))
-    rows = [
-        {"prompt": prompt, "completion": f" {text}"} for prompt, own in zip(prompts, texts, strict=True) for text in own
-    ]
-    scores = iter(
-        bn.score_data(str(ground.scorer), str(write_rows(arguments.own / "own.jsonl", rows))).scores[:, 0].tolist()
-    )
-    ranked = [[next(scores) for _ in own] for own in texts]
-    pairs = write_rows(arguments.own / "own-pairs.jsonl", best_against_worst(prompts, texts, ranked, gap=0.0))
-    found = {"settings": settings, "file": str(pairs), "pairs": len(read_jsonl(pairs)), "answers": len(rows)}
-    found["seconds"] = round(time.perf_counter() - began)
-    note.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return found
+
+    def make() -> dict[str, Any]:
+        began = time.perf_counter()
+        texts = ended_texts(continue_prompts(ground.start, prompts, n=arguments.samples, seed=1))
+        asked = zip(prompts, texts, strict=True)
+        rows = [{"prompt": prompt, "completion": f" {text}"} for prompt, own in asked for text in own]
+        scored = bn.score_data(str(ground.scorer), str(write_rows(arguments.own / "own.jsonl", rows)))
+        scores = iter(scored.scores[:, 0].tolist())
+        ranked = [[next(scores) for _ in own] for own in texts]
+        pairs = best_against_worst(prompts, texts, ranked, gap=0.0)
+        file = write_rows(arguments.own / "own-pairs.jsonl", pairs)
+        seconds = round(time.perf_counter() - began)
+        return {"file": str(file), "pairs": len(pairs), "answers": len(rows), "seconds": seconds}
+
+    return once(arguments.own / "own-pairs.json", {"prompts": prompts, "samples": arguments.samples}, make)
 
 
 def against(name: str, lines: Sequence[Line], other: Sequence[Line]) -> dict[str, Any]:
     """How much more gold reward than another model on the same prompts."""
     change = paired_difference([x["score"] for x in other], [x["score"] for x in lines])
-    return {"than": name, "value": change.value, "low": change.interval.low, "high": change.interval.high}
+    return {"than": name, **in_numbers(change)}
 
 
 def draw(points: Sequence[dict[str, Any]], out: Path) -> None:
@@ -146,7 +121,7 @@ def draw(points: Sequence[dict[str, Any]], out: Path) -> None:
 
 def main() -> None:
     """The ground, DPO in three ways, PPO, and all of them on the test prompts."""
-    parser = new_parser(__doc__)
+    parser = parser_of_ground("ppo_against_dpo", __doc__)
     parser.add_argument("--own", type=Path, default=Path("runs/ppo_against_dpo"), help="takes the runs of this example")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--dpo-learning-rate", type=float, default=3e-4)
@@ -157,18 +132,23 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4, help="answers to each of these")
     arguments = parser.parse_args()
     ground = prepare(arguments)
-    chosen = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in read_jsonl(ground.pairs)]
+    chosen = chosen_alone(ground.pairs)
     chosen_file = str(write_rows(arguments.own / "chosen.jsonl", chosen))
     layers = {"layers": arguments.layers}
     preferred = start_model(ground.start, chosen_file, arguments.own / "chosen-sft", lora=layers, keep_best=False)
     own = own_pairs(arguments, ground)
+
+    def dpo(start: str, pairs: str, name: str) -> Path:
+        rate = arguments.dpo_learning_rate
+        return train_dpo(start, pairs, arguments.own / name, beta=arguments.beta, learning_rate=rate, **layers)
+
     config = ppo_config(arguments, ground)
     models = {
         "start": Path(ground.start),
         "SFT on chosen": Path(preferred),
-        "DPO": train_dpo(arguments, ground.start, ground.pairs, "dpo"),
-        "DPO after SFT on chosen": train_dpo(arguments, preferred, ground.pairs, "dpo-after-sft"),
-        "DPO on own answers": train_dpo(arguments, ground.start, Path(own["file"]), "dpo-own"),
+        "DPO": dpo(ground.start, str(ground.pairs), "dpo"),
+        "DPO after SFT on chosen": dpo(preferred, str(ground.pairs), "dpo-after-sft"),
+        "DPO on own answers": dpo(ground.start, own["file"], "dpo-own"),
         "PPO": train_ppo(config).out,
     }
     answered = measure(models, ground.test, config, varied_sentiment)
@@ -185,11 +165,11 @@ def main() -> None:
     print_table(("", "gold (95 %)", "KL (95 %)", "ends", "seconds"), cells)
     differences = [against(name, answered["PPO"], lines) for name, lines in answered.items() if name != "PPO"]
     for entry in differences:
-        than = entry["than"]
-        print(f"PPO above {than}: {with_interval(entry['value'], entry['low'], entry['high'], form='+.2f')}")
+        height = with_interval(entry["value"], entry["low"], entry["high"], "+.2f")
+        print(f"PPO above {entry['than']}: {height}")
     result = {
         "burnish": bn.__version__,
-        "settings": {key: value for key, value in vars(arguments).items() if key not in ("out", "runs", "own")},
+        "settings": settings_of(arguments, "own"),
         "pairs": {"given": len(chosen), "own": own["pairs"], "own_answers": own["answers"]},
         "points": points,
         "ppo_against": differences,

@@ -84,11 +84,12 @@ class Parts:
     watched: list[dict[str, Any]]
     test: list[dict[str, Any]]
 
-    def write(self, directory: Path) -> dict[str, str]:
-        """A JSONL file for each part; all but `sft` with the prompts alone."""
+    def write(self, directory: Path, *, kept_back: int = 0) -> dict[str, str]:
+        """A JSONL file for each part; all but `sft` with the prompts alone, and of `prompts` not the first few."""
         files = {"sft": write_rows(directory / "sft.jsonl", self.sft)}
         for name in ("prompts", "watched", "test"):
-            rows = [{"prompt": row["prompt"]} for row in getattr(self, name)]
+            part = getattr(self, name)[kept_back if name == "prompts" else 0 :]
+            rows = [{"prompt": row["prompt"]} for row in part]
             files[name] = write_rows(directory / f"{name}.jsonl", rows)
         return {name: str(path) for name, path in files.items()}
 

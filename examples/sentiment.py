@@ -21,6 +21,7 @@ from figures import (
     errors_of,
     evaluations,
     new_figure,
+    new_parser,
     print_table,
     save_figure,
     two_way_mean,
@@ -123,10 +124,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     """Data, start model, three algorithms, several seeds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="takes sentiment.json and .png")
-    parser.add_argument("--runs", type=Path, default=Path("runs/sentiment"))
+    parser = new_parser("sentiment", __doc__)
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rollouts", type=int, default=12)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from figures import read_jsonl, two_way_mean, write_rows
+from figures import once, read_jsonl, two_way_mean, write_rows
 from gsm8k import problem, read_problems
 from hh_reward import first_turn
 from overoptimisation import flip_labels, make_pairs, verdict
@@ -21,6 +21,15 @@ def test_a_text_with_a_line_separator_stays_one_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert read_jsonl(path) == rows
+
+
+def test_what_is_made_once_is_made_again_for_other_settings(tmp_path: Path) -> None:
+    made = iter(range(9))
+    path = tmp_path / "made.json"
+    first = once(path, {"n": 1}, lambda: {"number": next(made)})
+    assert first == {"settings": {"n": 1}, "number": 0}
+    assert once(path, {"n": 1}, lambda: {"number": next(made)}) == first
+    assert once(path, {"n": 2}, lambda: {"number": next(made)}) == {"settings": {"n": 2}, "number": 1}
 
 
 def test_clean_takes_out_html_and_white_space() -> None:
@@ -67,12 +76,14 @@ def test_cut_review_gives_nothing(n: int, least: int, most: int) -> None:
     assert cut_review(TEXT, n, least=least, most=most) is None
 
 
-def test_parts_share_no_prompt() -> None:
+def test_parts_share_no_prompt(tmp_path: Path) -> None:
     reviews = [f"Number {i % 60} is a film of some sort {i} and I rather liked it very much." for i in range(300)]
     parts = make_parts(reviews, sft=10, prompts=20, watched=5, test=6, seed=3)
     prompts = [row["prompt"].lower() for part in (parts.sft, parts.prompts, parts.watched, parts.test) for row in part]
     assert [len(part) for part in (parts.sft, parts.prompts, parts.watched, parts.test)] == [10, 20, 5, 6]
     assert len(set(prompts)) == len(prompts)
+    rest = read_jsonl(Path(parts.write(tmp_path, kept_back=3)["prompts"]))
+    assert rest == [{"prompt": row["prompt"]} for row in parts.prompts[3:]]
     with pytest.raises(ValueError, match="are wanted"):
         make_parts(reviews[:8], sft=10, prompts=20, watched=5, test=6, seed=3)
 
