@@ -148,7 +148,7 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         missing_eos_penalty=arguments.missing_eos_penalty,
         eval_every=arguments.eval_every,
         alarm={"kl_budget": arguments.kl_budget},
-        seed=0,
+        seed=arguments.seed,
         dtype="float32",
         **settings,
     )
@@ -274,7 +274,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble and the run on many labels")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--kl-budget", type=float, default=25.0)
+    parser.add_argument("--kl-budget", type=float, default=15.0, help="nats a response; beyond it the alarm goes off")
+    parser.add_argument("--seed", type=int, default=1, help="of the policies' sampling")
     return parser.parse_args()
 
 

@@ -26,9 +26,9 @@ def sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
 
 
 def varied_sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """`sentiment` times the share of different words: praise that repeats itself earns little."""
+    """`sentiment` times the cube of the share of different words: praise that repeats itself earns little."""
     scores = sentiment(prompts, responses)
-    return [score * distinct_words(response) for score, response in zip(scores, responses, strict=True)]
+    return [score * distinct_words(response) ** 3 for score, response in zip(scores, responses, strict=True)]
 
 
 def distinct_words(text: str) -> float:

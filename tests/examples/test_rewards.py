@@ -50,5 +50,10 @@ def test_sentiment_has_the_sign_of_the_words() -> None:
 
 def test_varied_sentiment_takes_repetition_off() -> None:
     pytest.importorskip("vaderSentiment")
-    once, often = varied_sentiment(["I think"] * 2, ["a great film", "great great great great great"])
-    assert once > often > 0.0
+    texts = ["a great film", "a great, great film", "great great great great great"]
+    once, twice, often = varied_sentiment(["I think"] * 3, texts)
+    plain = sentiment(["I think"] * 3, texts)
+    assert once == plain[0]
+    # Three of four words differ, one of five.
+    assert twice == pytest.approx(plain[1] * 27 / 64)
+    assert often == pytest.approx(plain[2] / 125)
