@@ -2,12 +2,12 @@
 
     python examples/overoptimisation.py
 
-Pairs of continuations of film reviews, all written by people, are labelled by a gold scorer. A reward model learns
-from few of the labels, some of them wrong, and a policy from that, with nothing to hold it to its start: once with the
-alarm told to warn only, and again, the same to the bit, with `on_alarm: rollback`. Beside it stand a policy on the
-worst of an ensemble that learned from the same labels, and one on a reward model that had all of them, right. What the
-alarm listens to is a reward model that rewards nobody. The gold scorer sees the answers of the evaluations afterwards,
-and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
+Pairs of continuations of film reviews, all written by people, are labelled by a scorer of sentiment. A reward model
+learns from them, and a policy from that, with nothing to hold it to its start: once with the alarm told to warn only,
+and again, the same to the bit, with `on_alarm: rollback`. Beside it stands a policy on the worst of an ensemble that
+learned from the same labels. What the alarm listens to is a reward model that rewards nobody. The gold scorer agrees
+with the labels on what people write, but minds repetition and shouting, of which the pairs show little. It sees the
+answers of the evaluations afterwards, and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import argparse
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import burnish as bn
-from burnish.evaluation.intervals import bootstrap_mean
+from burnish.evaluation.intervals import bootstrap_mean, paired_difference
 from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
 from figures import (
     COLOURS,
     evaluations,
+    in_numbers,
     mean_and_error,
     new_figure,
     new_parser,
@@ -35,35 +37,37 @@ from figures import (
     read_record,
     save_figure,
     settings_of,
+    with_interval,
     write_result,
     write_rows,
 )
 from gao import GaoFit, fit_gao
 from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
-from rewards import varied_sentiment
+from rewards import sentiment, sober_sentiment
 
-FEW, MANY = "few labels", "many labels"
-
-
-def flip_labels(scores: list[tuple[float, float]], noise: float, *, seed: int) -> list[bool]:
-    """Of each pair whether the first is called better: the higher score, with probability `noise` the other."""
-    rng = random.Random(seed)
-    return [(first > second) != (rng.random() < noise) for first, second in scores]
+ONE = "one reward model"
 
 
 def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int) -> Path:
-    """Of each prompt its own continuation against two of other prompts, labelled by the gold scorer; pairs whose gold
-    scores are less than `gap` apart are left out."""
+    """Of each prompt its own continuation against two of other prompts, labelled by sentiment; pairs whose scores are
+    less than `gap` apart are left out."""
     rng = random.Random(seed)
     pairs = []
     for row in rows:
         for other in rng.sample(rows, 2):
             first, second = row["completion"], other["completion"]
-            pair = varied_sentiment([row["prompt"]] * 2, [first, second])
+            pair = sentiment([row["prompt"]] * 2, [first, second])
             if pair[0] != pair[1] and abs(pair[0] - pair[1]) >= gap:
                 chosen, rejected = (first, second) if pair[0] > pair[1] else (second, first)
                 pairs.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
     return write_rows(path, pairs)
+
+
+def agreement(pairs: Sequence[dict[str, Any]]) -> float:
+    """The share of the labels that are those of the gold scorer too; a tie of his agrees with none."""
+    prompts = [pair["prompt"] for pair in pairs]
+    chosen, rejected = (sober_sentiment(prompts, [pair[key] for pair in pairs]) for key in ("chosen", "rejected"))
+    return sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)
 
 
 @dataclass(frozen=True)
@@ -94,28 +98,17 @@ def prepare(arguments: argparse.Namespace) -> Ground:
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
     labelled = parts.prompts[: arguments.pairs]
     pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, seed=0)
-    every = {"data": str(pairs), "validation": 0.1, "epochs": 1}
-    scorer = train_scorers(arguments, start, "reward", **every, members=2, holdout=True)
+    scorer = train_scorers(arguments, start, pairs, "reward", members=2, holdout=True)
     return Ground(start, pairs, scorer, files, [row["prompt"] for row in parts.test])
 
 
-def take_few(arguments: argparse.Namespace, pairs: Path) -> dict[str, Any]:
-    """The first of the pairs as data, their labels wrong at times; the last ones, with the right labels, held out."""
-    rows = read_jsonl(pairs)
-    few, held_out = rows[: arguments.labels], rows[-arguments.held_out :]
-    right = flip_labels([(1.0, 0.0)] * len(few), arguments.noise, seed=1)
-    noisy = [
-        row if kept else {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
-        for row, kept in zip(few, right, strict=True)
-    ]
-    files = {"data": ("few.jsonl", noisy), "validation": ("held-out.jsonl", held_out)}
-    return {name: str(write_rows(arguments.runs / file, rows)) for name, (file, rows) in files.items()}
-
-
-def train_scorers(arguments: argparse.Namespace, start: str, name: str, **settings: Any) -> Path:
+def train_scorers(arguments: argparse.Namespace, start: str, pairs: Path, name: str, **settings: Any) -> Path:
     """Reward models on the start model's weights."""
     config = bn.RewardConfig(
         model=start,
+        data=str(pairs),
+        validation=0.1,
+        epochs=1,
         out=arguments.runs / name,
         template="none",
         lora={"layers": arguments.layers},
@@ -160,7 +153,7 @@ def curves(run: Path) -> tuple[list[dict[str, float]], GaoFit | None]:
     found = []
     golds, nats = [], []
     for step, lines in evaluations(run):
-        gold = varied_sentiment([x["prompt"] for x in lines], [x["response"] for x in lines])
+        gold = sober_sentiment([x["prompt"] for x in lines], [x["response"] for x in lines])
         point: dict[str, float] = {"step": step}
         series = {"gold": gold} | {
             name: [float(x[key]) for x in lines]
@@ -198,9 +191,9 @@ def first_alarm(run: Path) -> dict[str, Any] | None:
 
 
 def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Path) -> None:
-    """What the policy on few labels earns, step by step; gold against the root of the KL, with the fits."""
+    """What the policy on one reward model earns, step by step; gold against the root of the KL, with the fits."""
     figure, (left, middle, right) = new_figure(3, width=4.4)
-    points = found[FEW]["points"]
+    points = found[ONE]["points"]
     steps = [point["step"] for point in points]
     named = {"proxy": "proxy (trained on)", "held_out": "held-out reward model", "gold": "gold"}
     for colour, (name, label) in zip(COLOURS, named.items(), strict=False):
@@ -232,13 +225,20 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
 
 
 def compare(models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
-    """The gold reward of each model on prompts that nothing has seen before, and three of its answers."""
-    found: dict[str, Any] = {}
-    for name, model in models.items():
-        said = [one.text for (one,) in continue_prompts(model, prompts, n=1, seed=1)]
-        gold = bootstrap_mean(varied_sentiment(prompts, said))
-        found[name] = {"gold": gold.value, "low": gold.interval.low, "high": gold.interval.high, "examples": said[:3]}
-    return found
+    """The gold reward of each model on prompts that nothing has seen before, how far it is from that of the model that
+    was rolled back, on the same prompts, and three of its answers."""
+    said = {
+        name: [one.text for (one,) in continue_prompts(model, prompts, n=1, seed=1)] for name, model in models.items()
+    }
+    gold = {name: sober_sentiment(prompts, texts) for name, texts in said.items()}
+    return {
+        name: {
+            "gold": in_numbers(bootstrap_mean(gold[name])),
+            "against_rolled_back": in_numbers(paired_difference(gold["rolled back"], gold[name])),
+            "examples": texts[:3],
+        }
+        for name, texts in said.items()
+    }
 
 
 def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -251,7 +251,7 @@ def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentPar
     parser.add_argument("--layers", default="last-10", help="that reward models and policies train: all, or last-N")
     parser.add_argument("--reward-learning-rate", type=float, default=5e-4)
     parser.add_argument("--prompts", type=int, default=640, help="kept for the policies' rollouts")
-    parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
+    parser.add_argument("--watched", type=int, default=192, help="held-out prompts of the evaluations")
     parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
     parser.add_argument(
         "--missing-eos-penalty",
@@ -265,38 +265,31 @@ def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentPar
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = parser_of_ground("overoptimisation", __doc__)
-    parser.add_argument("--labels", type=int, default=240, help="pairs of the reward model that is over-optimised")
-    parser.add_argument("--noise", type=float, default=0.1, help="the share of these labels that is wrong")
-    parser.add_argument("--held-out", type=int, default=96, help="pairs on which it is evaluated")
-    parser.add_argument("--epochs", type=int, default=4, help="of its training")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
-    parser.add_argument("--rollouts", type=int, default=40, help="of 16 prompts, four answers to each")
-    parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble and the run on many labels")
+    parser.add_argument("--rollouts", type=int, default=20, help="of 16 prompts, four answers to each")
+    parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--kl-budget", type=float, default=15.0, help="nats a response; beyond it the alarm goes off")
+    parser.add_argument("--kl-budget", type=float, default=7.0, help="nats a response; beyond it the alarm goes off")
     parser.add_argument("--seed", type=int, default=1, help="of the policies' sampling")
     return parser.parse_args()
 
 
 def main() -> None:
-    """The ground, the four policies, and their models on test prompts."""
+    """The ground, the policies, and their models on test prompts."""
     arguments = parse()
     ground = prepare(arguments)
     start, files = ground.start, ground.files
-    few = {**take_few(arguments, ground.pairs), "epochs": arguments.epochs}
-    scorer = train_scorers(arguments, start, "few-labels-reward", **few, members=2, holdout=True)
     warn = {"on_alarm": "warn", "keep_best": False}
-    warned = train_policy(arguments, start, files, "few-labels", reward=str(scorer), **warn)
-    rolled = train_policy(arguments, start, files, "rolled-back", reward=str(scorer), on_alarm="rollback")
-    runs, scorers = {FEW: warned}, {FEW: scorer}
+    warned = train_policy(arguments, start, files, "warned", reward=str(ground.scorer), **warn)
+    rolled = train_policy(arguments, start, files, "rolled-back", reward=str(ground.scorer), on_alarm="rollback")
+    runs, scorers = {ONE: warned}, {ONE: ground.scorer}
     if not arguments.only_alarm:
         name = f"worst of {arguments.members}"
-        scorers[name] = train_scorers(arguments, start, "ensemble-reward", **few, members=arguments.members, seed=1)
-        worst = {"reward": str(scorers[name]), "ensemble": "worst", "judge": str(scorer / "model" / "member-2")}
-        runs[name] = train_policy(arguments, start, files, "ensemble", **worst, **warn)
-        scorers[MANY] = ground.scorer
-        runs[MANY] = train_policy(arguments, start, files, "many-labels", reward=str(ground.scorer), **warn)
+        scorers[name] = train_scorers(arguments, start, ground.pairs, "ensemble", members=arguments.members, seed=1)
+        judge = str(ground.scorer / "model" / "member-2")
+        worst = {"reward": str(scorers[name]), "ensemble": "worst", "judge": judge}
+        runs[name] = train_policy(arguments, start, files, "on-ensemble", **worst, **warn)
 
     found: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
@@ -310,15 +303,17 @@ def main() -> None:
     kept = int(read_record(rolled)["metrics"]["model_of_step"])
     models = {"start": start, "rolled back": rolled, **{f"{name}, never stopped": run for name, run in runs.items()}}
     tested = compare({k: str(v) for k, v in models.items()}, ground.test)
-    print_table(("on test prompts", "gold"), [[name, f"{part['gold']:.2f}"] for name, part in tested.items()])
+    print_table(("on test prompts", "gold"), [[name, with_interval(**part["gold"])] for name, part in tested.items()])
+    print("never stopped against rolled back:", with_interval(**tested[f"{ONE}, never stopped"]["against_rolled_back"]))
     accuracy = {
         name: json.loads((run / "model" / "evaluation.json").read_text(encoding="utf-8"))["accuracy"]
         for name, run in scorers.items()
     }
-    settings = {**settings_of(arguments), "pairs_kept": len(read_jsonl(ground.pairs))}
-    result = {"settings": settings, "reward_model_accuracy": accuracy, "rolled_back_to": kept}
-    write_result(arguments.out, "overoptimisation", {**result, "runs": found, "test": tested})
-    alarm = found[FEW]["alarm"]
+    pairs = read_jsonl(ground.pairs)
+    labels = {"pairs": len(pairs), "as_gold": agreement(pairs)}
+    result = {"settings": settings_of(arguments), "labels": labels, "reward_model_accuracy": accuracy}
+    write_result(arguments.out, "overoptimisation", {**result, "rolled_back_to": kept, "runs": found, "test": tested})
+    alarm = found[ONE]["alarm"]
     draw(found, None if alarm is None else int(alarm["step"]), kept, arguments.out)
 
 

@@ -47,7 +47,7 @@ from frontier import (
 )
 from overoptimisation import Ground, parser_of_ground, prepare
 from reviews import continue_prompts, start_model
-from rewards import varied_sentiment
+from rewards import sober_sentiment
 from sentiment import ROLLOUT
 
 
@@ -151,7 +151,7 @@ def main() -> None:
         "DPO on own answers": dpo(ground.start, own["file"], "dpo-own"),
         "PPO": train_ppo(config).out,
     }
-    answered = measure(models, ground.test, config, varied_sentiment)
+    answered = measure(models, ground.test, config, sober_sentiment)
     points = [point_of(lines, name=name) for name, lines in answered.items()]
     seconds = {name: round(seconds_of(run)) for name, run in models.items()}
     seconds["DPO after SFT on chosen"] += seconds["SFT on chosen"]

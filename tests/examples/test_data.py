@@ -11,7 +11,7 @@ import pytest
 from figures import once, read_jsonl, two_way_mean, write_rows
 from gsm8k import problem, read_problems
 from hh_reward import first_turn
-from overoptimisation import flip_labels, make_pairs, verdict
+from overoptimisation import agreement, make_pairs, verdict
 from reviews import clean, cut_review, ends_sentence, make_parts
 from splits import split_by
 
@@ -110,25 +110,25 @@ def test_first_turn_of_an_hh_row() -> None:
     assert first_turn({"chosen": same}) == first_turn({"chosen": other}) == "is it so?"
 
 
-def test_flip_labels_errs_as_often_as_it_is_told() -> None:
-    scores = [(1.0, 0.0), (0.0, 1.0)] * 2000
-    right = [True, False] * 2000
-    assert flip_labels(scores, 0.0, seed=0) == right
-    wrong = sum(a != b for a, b in zip(flip_labels(scores, 0.25, seed=0), right, strict=True))
-    assert abs(wrong - 1000) < 4 * math.sqrt(4000 * 0.25 * 0.75)
-
-
 def test_the_better_continuation_is_chosen_and_near_ones_make_no_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worth = {" good.": 0.8, " fine.": 0.6, " bad.": -0.5}
-    monkeypatch.setattr("overoptimisation.varied_sentiment", lambda prompts, texts: [worth[text] for text in texts])
+    monkeypatch.setattr("overoptimisation.sentiment", lambda prompts, texts: [worth[text] for text in texts])
     rows = [{"prompt": f"p{i}", "completion": text} for i, text in enumerate(worth)]
     pairs = read_jsonl(make_pairs(rows, tmp_path / "pairs.jsonl", gap=0.4, seed=0))
     assert pairs, "each prompt is held against two of the three"
     for pair in pairs:
         assert worth[pair["chosen"]] - worth[pair["rejected"]] >= 0.4
         assert pair["rejected"] == " bad."
+
+
+def test_agreement_counts_the_labels_that_gold_gives_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    gold = {"good": 0.8, "good!": 0.3, "fair": 0.5, "same": 0.5}
+    monkeypatch.setattr("overoptimisation.sober_sentiment", lambda prompts, texts: [gold[text] for text in texts])
+    labelled = [("good", "fair"), ("good!", "fair"), ("fair", "good!"), ("fair", "same")]
+    pairs = [{"prompt": "p", "chosen": chosen, "rejected": rejected} for chosen, rejected in labelled]
+    assert agreement(pairs) == 2 / 4
 
 
 def test_verdict_says_what_was_lost_of_the_gain() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards import FORMAT_REWARD, distinct_words, final_number, gsm8k, sentiment, varied_sentiment
+from rewards import FORMAT_REWARD, distinct_words, final_number, gsm8k, sentiment, sober_sentiment
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,13 @@ def test_sentiment_has_the_sign_of_the_words() -> None:
     assert nothing == 0.0
 
 
-def test_varied_sentiment_takes_repetition_off() -> None:
+def test_sober_sentiment_takes_repetition_and_shouting_off() -> None:
     pytest.importorskip("vaderSentiment")
-    texts = ["a great film", "a great, great film", "great great great great great"]
-    once, twice, often = varied_sentiment(["I think"] * 3, texts)
-    plain = sentiment(["I think"] * 3, texts)
+    texts = ["a great film", "a great, great film", "great great great great great", "a great film!!!"]
+    once, twice, often, shouted = sober_sentiment(["I think"] * 4, texts)
+    plain = sentiment(["I think"] * 4, texts)
     assert once == plain[0]
-    # Three of four words differ, one of five.
+    # Three of four words differ, one of five; three exclamation marks.
     assert twice == pytest.approx(plain[1] * 27 / 64)
     assert often == pytest.approx(plain[2] / 125)
+    assert shouted == pytest.approx(plain[3] / 4)
