@@ -139,8 +139,8 @@ def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str,
     import torch
     from rich.console import Console
 
-    from burnish.stages.config import PPOConfig
     from burnish.stages.ppo import train_ppo
+    from burnish.stages.ppo_config import PPOConfig
 
     setting = read_setting(work)
     rows, response_tokens, epochs = setting["prompts"], setting["response_tokens"], setting["update_epochs"]

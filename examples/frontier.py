@@ -23,8 +23,8 @@ from burnish.data.examples import Message
 from burnish.data.groups import PromptGroup
 from burnish.evaluation.intervals import bootstrap_mean
 from burnish.rollout.answers import Answer
-from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_watch import answer_held_out
 from burnish.stages.run import model_of
 from figures import (

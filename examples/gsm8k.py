@@ -18,8 +18,8 @@ from typing import Any
 
 import burnish as bn
 from burnish.evaluation.intervals import Rate, bootstrap_mean
-from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from figures import (
     COLOURS,
     errors_of,

@@ -23,8 +23,8 @@ from typing import Any
 
 import burnish as bn
 from burnish.evaluation.intervals import bootstrap_mean, paired_difference
-from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from figures import (
     COLOURS,
     evaluations,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import burnish as bn
-from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from figures import (
     COLOURS,
     errors_of,

@@ -21,13 +21,13 @@ from burnish.rollout.sampler import sample as sample
 from burnish.rollout.speakers import Speaker as Speaker
 from burnish.rollout.speakers import load_speakers as load_speakers
 from burnish.stages.config import DPOConfig as DPOConfig
-from burnish.stages.config import PPOConfig as PPOConfig
 from burnish.stages.config import RewardConfig as RewardConfig
 from burnish.stages.config import SFTConfig as SFTConfig
 from burnish.stages.dpo import train_dpo as train_dpo
 from burnish.stages.merge import MergeResult as MergeResult
 from burnish.stages.merge import merge_model as merge_model
 from burnish.stages.ppo import train_ppo as train_ppo
+from burnish.stages.ppo_config import PPOConfig as PPOConfig
 from burnish.stages.reward import train_reward as train_reward
 from burnish.stages.run import RunResult as RunResult
 from burnish.stages.score import Scored as Scored

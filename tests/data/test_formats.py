@@ -221,3 +221,11 @@ def test_a_gzip_file_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
 )
 def test_formats_by_name(name: str, suffix: str | None) -> None:
     assert data_suffix(Path(name)) == suffix
+
+
+def test_items_of_an_array_on_one_line_stand_in_places_of_their_own(tmp_path: Path) -> None:
+    """What looks a row up by its place (a reward function's `rows`) would else find another one."""
+    path = tmp_path / "rows.json"
+    path.write_text('[{"n": 1}, {"n": 2},\n{"n": 3},\n\n{"n": 4}, {"n": 5}]')
+    places = [str(row.origin).removeprefix("rows.json") for row in read_rows(path, "rows.json")]
+    assert places == [":1", ":1 item 2", ":2", ":4", ":4 item 5"]

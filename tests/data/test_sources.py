@@ -214,8 +214,8 @@ def test_a_hub_id_goes_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     loaded = load_examples("org/name:main", kind="sft", split="test", on_bad_row="skip")
     assert asked == [(("org/name", "main"), {"split": "test"})]
-    assert str(loaded.examples[0].origin) == "org/name:main row 1"
-    assert str(loaded.bad_rows[0]) == "org/name:main row 2, field 'completion': empty response"
+    assert str(loaded.examples[0].origin) == "org/name:main test row 1"
+    assert str(loaded.bad_rows[0]) == "org/name:main test row 2, field 'completion': empty response"
     load_examples("org/name", kind="sft", on_bad_row="skip")
     assert asked[1] == (("org/name", None), {"split": "train"})
 

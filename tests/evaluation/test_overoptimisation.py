@@ -9,6 +9,7 @@ from burnish.evaluation.overoptimisation import Finding, Limits, Measurement, al
 
 START = Measurement(
     step=0,
+    n=64,
     proxy=0.0,
     proxy_se=0.05,
     held_out=1.0,
@@ -44,6 +45,13 @@ def names(found: list[Finding]) -> list[str]:
 
 
 RISING = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5]
+
+
+@pytest.mark.parametrize(("n", "heard"), [(1, False), (7, False), (8, True)])
+def test_a_trend_over_few_prompts_is_not_believed(n: int, heard: bool) -> None:
+    """Of one prompt there is no standard error: any fall would be beyond it."""
+    falling = [replace(at, n=n) for at in history([1.0, 0.7, 0.4, 0.1], [0.0, 0.3, 0.6, 0.9])]
+    assert ("held_out" in [finding.name for finding in alarms(falling)]) == heard
 
 
 def test_held_out_falls_while_the_proxy_rises() -> None:

@@ -10,7 +10,7 @@ from burnish.errors import ConfigError
 from burnish.pipeline.recipe import Recipe, load_recipe
 from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.run import plan_recipe
-from burnish.stages.config import PPOConfig
+from burnish.stages.ppo_config import PPOConfig
 
 WHOLE = """
 name: demo

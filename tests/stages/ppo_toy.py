@@ -18,7 +18,7 @@ from burnish.models.lora import adapter_parameters, inject
 from burnish.models.reward import write_reward_model
 from burnish.models.roles import Backbone
 from burnish.stages import ppo
-from burnish.stages.config import PPOConfig
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_roles import Cast
 from tests.models.families import EOS_ID, tiny, tiny_tokenizer
 from tests.stages.toy import settings

@@ -15,6 +15,10 @@ EPISODES = Episodes(
     prompts=["How many?", "Which one?"],
     responses=["four", "the first of them"],
     rows=[{"answer": 4}, {"answer": 1}],
+    messages=[
+        [{"role": "system", "content": "Count."}, {"role": "user", "content": "How many?"}],
+        [{"role": "user", "content": "Which one?"}],
+    ],
     origins=["data.jsonl:1", "data.jsonl:2"],
 )
 
@@ -40,6 +44,25 @@ def test_a_file_s_function_gets_prompts_and_responses(tmp_path: Path) -> None:
 def test_rows_are_given_to_a_function_that_takes_them(tmp_path: Path) -> None:
     text = "def reward(prompts, responses, rows):\n    return [row['answer'] for row in rows]\n"
     assert load_function(write(tmp_path, text), where="reward")(EPISODES).tolist() == [4.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "takes", ["rows, messages", "messages, rows", "*, messages, rows=None, weight=1.0", "messages"]
+)
+def test_the_conversation_is_given_to_a_function_that_takes_it(tmp_path: Path, takes: str) -> None:
+    text = f"def reward(prompts, responses, {takes}):\n    return [len(said) for said in messages]\n"
+    assert load_function(write(tmp_path, text), where="reward")(EPISODES).tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("takes", ["row", "rows, weights", "*, weight"])
+def test_a_function_that_wants_what_is_not_known_is_refused(tmp_path: Path, takes: str) -> None:
+    with pytest.raises(ConfigError, match="at most rows and messages"):
+        load_function(write(tmp_path, f"def reward(prompts, responses, {takes}):\n    return []\n"), where="reward")
+
+
+def test_a_directory_is_no_function(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names no function"):
+        load_function(str(tmp_path), where="reward_function")
 
 
 def test_a_module_is_found_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +94,8 @@ def test_an_exception_names_the_prompt_that_it_comes_from(tmp_path: Path) -> Non
 
 
 def many(n: int) -> Episodes:
-    return Episodes([f"p{i}" for i in range(n)], [f"r{i}" for i in range(n)], [{}] * n, [f"d:{i}" for i in range(n)])
+    prompts, responses, origins = ([f"{letter}{i}" for i in range(n)] for letter in ("p", "r", "d:"))
+    return Episodes(prompts, responses, [{}] * n, [[]] * n, origins)
 
 
 def test_the_failing_prompt_among_many_is_found_in_few_calls(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from burnish.errors import ConfigError, Interrupted
 from burnish.models import layers as layers_module
 from burnish.models.roles import Backbone
 from burnish.models.trunk import Trunk
-from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig, TrainConfig
+from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig, TrainConfig
 from burnish.stages.dpo import train_dpo
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.reward import train_reward
 from burnish.stages.run import RunResult
 from burnish.stages.sft import train_sft

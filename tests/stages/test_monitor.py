@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from burnish.errors import ConfigError, Interrupted
 from burnish.evaluation.bounds import Outcomes
 from burnish.stages import monitor as monitor_module
-from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig
 from burnish.stages.dpo import train_dpo
 from burnish.stages.monitor import Monitor
 from burnish.stages.monitor_config import GuardConfig, MonitorConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.sft import train_sft
 from tests.stages.ppo_toy import ppo_config
 from tests.stages.toy import settings

@@ -16,8 +16,8 @@ from burnish.errors import ConfigError, OutputDirError
 from burnish.losses.policy import PolicyLoss, clipped_policy_loss
 from burnish.models import roles
 from burnish.stages import ppo
-from burnish.stages.config import PPOConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from tests.models.families import tiny_tokenizer
 from tests.stages.ppo_toy import (
     lines,
@@ -169,8 +169,10 @@ def rising(prompts, responses):
         out = tmp_path / f"run-{kind}"
         train_ppo(ppo_config(tmp_path, reward=named, normalise=kind, missing_eos_penalty=0.0, out=str(out)))
         found[kind] = given[-2:]
-        raw = [line.get("raw_score") for line in rollouts_of(out)]
-        assert raw == ([None, None] if kind == "none" else [4.5, 14.5])
+        told = [(line["score"], line["score_std"]) for line in rollouts_of(out)]
+        assert told == [(4.5, math.sqrt(5.25)), (14.5, math.sqrt(5.25))], "as it was given, whatever is made of it"
+        shaped = [line["shaped_score"] for line in rollouts_of(out)]
+        assert shaped == pytest.approx([sum(scores) / 8 for scores in found[kind]])
     first, second = [float(i) for i in range(1, 9)], [float(i) for i in range(11, 19)]
     assert found["none"] == [first, second]
     assert found["start"] == [[x - 4.5 for x in first], [x - 4.5 for x in second]]
@@ -292,3 +294,18 @@ def test_a_changed_reward_model_is_noticed_on_resume(tmp_path: Path, monkeypatch
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(OutputDirError, match="the reward has changed"):
         train_ppo(config)
+
+
+def test_a_function_is_told_of_the_row_that_was_answered_in_an_array_on_one_line_too(tmp_path: Path) -> None:
+    """`json.dump` writes arrays so; every row of it stands on line 1."""
+    words = ["one", "two", "three", "four", "five"]
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([{"prompt": f"{word}?", "answer": word} for word in words]))
+    text = (
+        "def told(prompts, responses, rows):\n"
+        "    assert all(p == row['answer'] + '?' for p, row in zip(prompts, rows)), (prompts, rows)\n"
+        "    assert len(set(prompts)) == 5\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    reward = reward_file(tmp_path, text, "told")
+    train_ppo(ppo_config(tmp_path, data=str(data), validation=0.0, rollout_size=5, batch_size=5, reward=reward))

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from burnish.errors import Interrupted, TrainingError
-from burnish.stages.config import PPOConfig, RewardConfig
+from burnish.stages.config import RewardConfig
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.reward import train_reward
 from tests.stages.test_checkpoint import same_bits, start, wait_for_metrics
 from tests.stages.toy import settings

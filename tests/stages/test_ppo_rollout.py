@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from burnish.data.groups import PromptGroup, Response
-from burnish.stages.config import PPOConfig
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_rollout import (
     Reading,
     Rollout,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from burnish.models.lora import lora_layers
 from burnish.stages import ppo
-from burnish.stages.config import PPOConfig
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_rollout import Rollout
 from tests.models.families import EOS_ID
 from tests.stages import naive_ppo as naive

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from burnish.errors import TrainingError
 from burnish.stages import ppo
-from burnish.stages.config import PPOConfig
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from tests.stages.ppo_toy import (
     before_update,
     lines,
@@ -176,6 +176,7 @@ def test_a_judge_that_fails_at_an_evaluation_is_mended_and_the_run_goes_on_to_th
         train_ppo(alarming(tmp_path, "warn", judge=named, epochs=2))
     reward_file(tmp_path, text, "judge")
     result = train_ppo(alarming(tmp_path, "warn", judge=named, epochs=2))
+    assert result.resumed_from == 2, "what was trained before the evaluation that failed is not trained again"
     assert timeless(result.out) == timeless(whole.out)
     assert same(policy(result.model), policy(whole.model))
 
@@ -195,12 +196,43 @@ def test_each_evaluation_leaves_its_samples(tmp_path: Path) -> None:
             mean = sum(row[column] for row in rows) / 4
             assert metrics[step][f"validation/{name}"] == pytest.approx(mean, abs=1e-6)
         assert metrics[step]["validation/eos_rate"] == sum(row["finished"] for row in rows) / 4
-        assert metrics[step]["validation/objective"] == pytest.approx(
-            metrics[step]["validation/score"] - 0.05 * metrics[step]["validation/kl"], abs=1e-6
-        )
+        now = {name: metrics[step][f"validation/{name}"] for name in ("score", "kl", "eos_rate", "objective")}
+        # The settings' prices: 1 for a missing end, 0.05 for a nat.
+        assert now["objective"] == pytest.approx(now["score"] - (1 - now["eos_rate"]) - 0.05 * now["kl"], abs=1e-6)
         assert all("<eos>" not in row["response"] and row["prompt"].endswith("?") for row in rows)
     asked = {row["prompt"] for row in rows}
     assert len(asked) == 4
+
+
+def test_the_objective_prices_by_the_scale_of_the_rewards_and_by_the_coefficient_of_the_moment(tmp_path: Path) -> None:
+    """Scores divided by a deviation of 0.1 leave a price of 1 at 0.1 of the raw score."""
+    text = (
+        "CALLS = []\ndef small(prompts, responses):\n    CALLS.append(1)\n"
+        "    return [0.1 if i % 2 else -0.1 for i in range(len(responses))]\n"
+    )
+    more = {"reward": reward_file(tmp_path, text, "small"), "normalise": "running", "kl_target": 0.001}
+    train_ppo(ppo_config(tmp_path, eval_every=1, max_new_tokens=3, learning_rate=1e-2, kl_coefficient=0.5, **more))
+    evaluations = [line for line in lines(tmp_path / "run") if "validation/score" in line]
+    coefficients = [line["kl_coefficient"] for line in lines(tmp_path / "run") if "kl_coefficient" in line]
+    assert coefficients[1] != coefficients[0] == 0.5, "the controller steers"
+    first, second, _ = [{key.partition("/")[2]: value for key, value in line.items()} for line in evaluations]
+    assert first["eos_rate"] < 1.0, "or a missing end would cost nothing"
+    assert first["objective"] == pytest.approx(0.0 - 0.1 * (1 - first["eos_rate"]), abs=1e-9)
+    price = 1 - second["eos_rate"] + coefficients[1] * second["kl"]
+    assert second["objective"] == pytest.approx(0.0 - 0.1 * price, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [({}, "no judge"), ({"judge": True}, "too few for a trend"), ({"judge": True, "validation": 0.5}, None)],
+)
+def test_what_the_alarm_can_t_hear_is_said(tmp_path: Path, more: dict[str, Any], told: str | None) -> None:
+    if "judge" in more:
+        more = {**more, "judge": judged(tmp_path, *range(9))}
+    said = io.StringIO()
+    train_ppo(ppo_config(tmp_path, max_steps=1, **more), console=Console(file=said, width=300))
+    assert ("the alarm can't see" in said.getvalue()) == (told is not None)
+    assert told is None or told in said.getvalue()
 
 
 def test_without_held_out_prompts_nothing_is_evaluated_and_that_is_said(tmp_path: Path) -> None:

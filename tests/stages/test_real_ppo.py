@@ -10,8 +10,9 @@ import torch
 
 from burnish.models.adapters import load_adapter, load_adapter_with_head
 from burnish.models.loading import load_model
-from burnish.stages.config import PPOConfig, RewardConfig
+from burnish.stages.config import RewardConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.reward import train_reward
 
 

@@ -12,7 +12,7 @@ from burnish.data.groups import PromptGroup, Response
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.ops.advantages import gae
 from burnish.ops.masked import masked_whiten
-from burnish.stages.config import PPOConfig
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_rollout import Sampled, shaped_rewards
 from textbook.ppo import kl_penalised_rewards, normalised, ppo_loss
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from burnish.cli.console import field_line, messages, results
 from burnish.cli.options import command_from_config
-from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.run import model_of
 
 if TYPE_CHECKING:

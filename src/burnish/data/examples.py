@@ -22,16 +22,21 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a row stands: a file and its line, or a table (Parquet, hub) and its row, both counted from 1."""
+    """Where a row stands: a file and its line, or a table (Parquet, hub) and its row, both counted from 1; of a JSON
+    array's items that begin on the same line, all but the first have their number in the array too. No two rows of the
+    data stand in the same place."""
 
     path: str
     line: int | None = None
     unit: Literal["line", "row"] = "line"
+    item: int | None = None
 
     def __str__(self) -> str:
         if self.line is None:
             return self.path
-        return f"{self.path}:{self.line}" if self.unit == "line" else f"{self.path} row {self.line}"
+        if self.unit == "row":
+            return f"{self.path} row {self.line}"
+        return f"{self.path}:{self.line}" + ("" if self.item is None else f" item {self.item}")
 
 
 @dataclass(frozen=True, slots=True)

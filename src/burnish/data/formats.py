@@ -149,6 +149,7 @@ def _json_array(text: str, shown_as: str) -> Iterator[RawRow | BadRow]:
     """
     decoder = json.JSONDecoder()
     position, line, counted = text.index("[") + 1, 1, 0
+    item, line_before = 0, 0
     need_comma = False
     while True:
         position = _skip_space(text, position)
@@ -165,8 +166,9 @@ def _json_array(text: str, shown_as: str) -> Iterator[RawRow | BadRow]:
             raise _array_error(error.msg, text, error.pos, shown_as) from None
         except (ValueError, RecursionError) as error:
             raise _array_error(str(error), text, position, shown_as) from None
-        yield _json_row(value, Origin(shown_as, line))
-        need_comma = True
+        item += 1
+        yield _json_row(value, Origin(shown_as, line, item=item if line == line_before else None))
+        line_before, need_comma = line, True
     end = _skip_space(text, position + 1)
     if end < len(text):
         raise _array_error("Extra data after the array", text, end, shown_as)

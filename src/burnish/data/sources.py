@@ -363,4 +363,4 @@ def _hub_rows(data: str, hub_id: str, config: str | None, split: str) -> Iterato
             fix="check the path or the id, the split and the network; or download the data and give the file",
         ) from None
     for number, values in enumerate(table, start=1):
-        yield RawRow(Origin(data, number, "row"), dict(values))
+        yield RawRow(Origin(f"{data} {split}", number, "row"), dict(values))

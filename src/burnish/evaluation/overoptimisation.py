@@ -14,6 +14,8 @@ from itertools import pairwise
 from typing import Literal
 
 Severity = Literal["warning", "alarm"]
+LEAST_PROMPTS = 8
+"""Prompts below which no trend of the rewards is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Measurement:
 
     Attributes:
         step: of training; they rise along a history.
+        n: prompts, at least 1.
         proxy: mean reward that the policy is trained on, without the KL penalty.
         proxy_se: its standard error over prompts.
         held_out: mean reward of a model that the policy is not trained on, or gold labels; None where not measured.
@@ -37,6 +40,7 @@ class Measurement:
     """
 
     step: int
+    n: int
     proxy: float
     proxy_se: float
     held_out: float | None
@@ -129,9 +133,10 @@ def held_out_falls(history: Sequence[Measurement], limits: Limits) -> Finding | 
     (a slow decline shows in a long window only), then over all of them; the shortest window that shows it is told.
     A change is the line's, from the window's first step to its last; its standard error follows from the
     measurements' own, taken as independent. On the same prompts each time they are not, and the rule is then more
-    careful than it needs to be.
+    careful than it needs to be. With fewer than `LEAST_PROMPTS` prompts the errors are themselves too uncertain (of one
+    prompt there is none at all), and the rule is silent.
     """
-    measured = [at for at in history if at.held_out is not None]
+    measured = [at for at in history if at.held_out is not None and at.n >= LEAST_PROMPTS]
     size = limits.window
     while len(measured) >= limits.window:
         window = measured[-size:]

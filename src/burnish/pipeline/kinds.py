@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 from burnish.config import Config
 from burnish.data.examples import Kind
 from burnish.pipeline.report_config import ReportConfig
-from burnish.stages.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig, TrainConfig
+from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig, TrainConfig
+from burnish.stages.ppo_config import PPOConfig
 
 
 class MergeConfig(Config):

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from burnish.models.fingerprint import digest, file_fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
+EXTRAS = ("rows", "messages")
+"""What of `Episodes` a function is given where it has a parameter of that name."""
 _NAME = re.compile(r"(?:.+\.py|[\w./~-]+):[A-Za-z_]\w*")  # a file's path may hold spaces and all else
 
 
@@ -30,28 +32,30 @@ class Episodes:
         prompts: the last user message of each.
         responses: their texts, without the stop token.
         rows: the other columns of each prompt's row.
+        messages: the whole conversation that was answered, as mappings with `role` and `content`.
         origins: where each prompt stands, as `file:line`.
     """
 
-    prompts: list[str]
-    responses: list[str]
-    rows: list[Mapping[str, Any]]
-    origins: list[str]
+    prompts: list[str] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
+    messages: list[list[Mapping[str, str]]] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
-    """A reward from elsewhere: `function(prompts, responses)`, or `function(prompts, responses, rows)`.
+    """A reward from elsewhere: `function(prompts, responses)`, with `rows` and `messages` too if it takes them.
 
     Attributes:
         name: as the settings have it, for messages.
         call: the function.
-        takes_rows: whether it wants the rows' other columns too.
+        extras: which of `EXTRAS` it takes.
     """
 
     name: str
     call: Callable[..., Any]
-    takes_rows: bool
+    extras: tuple[str, ...] = ()
 
     def __call__(self, episodes: Episodes) -> Tensor:
         """(R,) rewards of the episodes, float64.
@@ -92,8 +96,8 @@ class RewardFunction:
     def _ask(self, episodes: Episodes, places: Sequence[int]) -> Any:
         prompts = [episodes.prompts[i] for i in places]
         responses = [episodes.responses[i] for i in places]
-        more = [[episodes.rows[i] for i in places]] if self.takes_rows else []
-        found = self.call(prompts, responses, *more)
+        more = {name: [getattr(episodes, name)[i] for i in places] for name in self.extras}
+        found = self.call(prompts, responses, **more)
         return list(found) if isinstance(found, Iterator) else found  # a generator fails only when it is read
 
     def _failed(self, episodes: Episodes, error: Exception) -> TrainingError:
@@ -148,6 +152,8 @@ def load_function(name: str, *, where: str) -> RewardFunction:
         ConfigError: there is no such module or function, or it can't be called with prompts and responses.
     """
     module_name, _, function = name.rpartition(":")
+    if not module_name:
+        raise ConfigError(f"{name!r} names no function", where=where, fix="give module:function or FILE.py:function")
     try:
         module = _import(module_name)
     except Exception as error:
@@ -160,22 +166,21 @@ def load_function(name: str, *, where: str) -> RewardFunction:
     if not callable(call):
         raise ConfigError(f"{module_name!r} has no function {function!r}", where=where)
     try:
-        wanted = [
-            parameter
-            for parameter in inspect.signature(call).parameters.values()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
+        takes = list(inspect.signature(call).parameters.values())
     except ValueError:  # written in C, without a signature
-        wanted = []
-    takes_rows = len(wanted) >= 3 and wanted[2].name == "rows"
-    required = [parameter for parameter in wanted if parameter.default is parameter.empty]
-    if len(wanted) < 2 or len(required) > 2 + takes_rows:
+        takes = []
+    by_place = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = [p for p in takes if p not in by_place[:2] and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    extras = tuple(p.name for p in by_name if p.name in EXTRAS)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    unknown = [p for p in takes if p not in by_place[:2] and p.kind not in variadic and p.name not in extras]
+    if len(by_place) < 2 or any(p.default is p.empty for p in unknown):
         raise ConfigError(
-            f"{name} must take (prompts, responses) or (prompts, responses, rows)",
+            f"{name} must take (prompts, responses), and after them at most rows and messages",
             where=where,
-            fix="rows are the other columns of each prompt's row, as a list of mappings",
+            fix="rows are the other columns of each prompt's row, messages the conversations that were answered",
         )
-    return RewardFunction(name, call, takes_rows)
+    return RewardFunction(name, call, extras)
 
 
 def _import(name: str) -> Any:

@@ -33,6 +33,8 @@ from burnish.stages.run import Run
 from burnish.stages.step import Step, not_finite
 from burnish.stages.trackers import open_trackers
 
+EVALUATION = "evaluation"
+"""What is owed after a validation that failed."""
 Evaluate = Callable[[], Mapping[str, float]]
 """Returns the validation metrics, that which decides which weights are best among them. Empty without validation
 data."""
@@ -117,8 +119,9 @@ class TrainingLoop:
         self.optimiser = make_optimiser(parameters, self.config, rates or {})
         self._clipped = _by_prefix(parameters, apart)
         self.state: dict[str, Any] = {"metrics": {}, "seconds": 0.0, "look": None, "owed": None}
-        """`metrics` of the last validation, `seconds` of all steps, the last `look` of the monitor; `owed` is the value
-        that a step was validated to when a signal cut off its look: a resume makes up for it."""
+        """`metrics` of the last validation, `seconds` of all steps, the last `look` of the monitor; `owed` is what a
+        resume has to make up for: the look that a signal cut off, with the value that its step was validated to, or the
+        whole evaluation where the validation failed."""
         self.resumed_from = 0
         self.under_way: int | None = None
         self.stop_signal: int | None = None
@@ -155,6 +158,9 @@ class TrainingLoop:
         if self.fresh:
             self._evaluate(0)
             self._checkpoint(0)
+        elif self.state["owed"] == EVALUATION:
+            self.state["owed"] = None
+            self._evaluate(self.resumed_from)
         elif self.state["owed"] is not None:
             self._judge(self.resumed_from, self.state["owed"]["value"], looks=True)
         if self.state["owed"] is not None:
@@ -280,7 +286,13 @@ class TrainingLoop:
     def _validate(self, done: int) -> float | None:
         """The validation; its value of what decides which weights are best, or none without validation data."""
         self.progress.message(VALIDATING)
-        metrics = dict(self.evaluate())
+        try:
+            metrics = dict(self.evaluate())
+        except TrainingError:  # a reward function's, say: what the weights have learned is not to be learned again
+            if done:
+                self.state["owed"] = EVALUATION
+                self._checkpoint(done)
+            raise
         if not metrics:
             return None
         self.record({"step": done, **{f"validation/{name}": value for name, value in metrics.items()}})

@@ -23,6 +23,7 @@ from torch import Tensor
 from burnish.data.batching import RolloutOrder
 from burnish.data.groups import GroupBatch, PromptGroup
 from burnish.data.sources import Example, LoadedData
+from burnish.errors import DataError
 from burnish.files import atomic_directory
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.models.heads import score
@@ -33,10 +34,10 @@ from burnish.ops.entropy import token_entropy
 from burnish.ops.kl import AdaptiveKLController, FixedKLController, KLController, kl_estimator
 from burnish.ops.logprobs import token_logprobs
 from burnish.stages.batches import batches, filled, shared_trunk
-from burnish.stages.config import PPOConfig
 from burnish.stages.keeping import Best
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.monitor import make_monitor
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_reward import Rewarder, functions_of
 from burnish.stages.ppo_roles import Cast, load_cast
 from burnish.stages.ppo_rollout import (
@@ -84,8 +85,7 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
         rewarder = Rewarder(config, cast, _by_origin(data), functions)
         stage = Stage(config, cast, run, console, order, groups.train, rewarder)
         stage.watch = stage.watching(held_out)
-        if not held_out:
-            console.print("nothing is evaluated and no alarm can go off: there are no held-out prompts")
+        stage.watch.announce()
         with TrainingLoop(
             run,
             cast.parameters(),
@@ -113,7 +113,19 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
 
 
 def _by_origin(data: tuple[LoadedData, LoadedData | None]) -> dict[str, Example]:
-    return {str(example.origin): example for part in data if part is not None for example in part.examples}
+    """The examples by the place that a group names.
+
+    Raises:
+        DataError: two different examples stand in one place: a reward function would be told of the wrong one.
+    """
+    found: dict[str, Example] = {}
+    for part in data:
+        for example in [] if part is None else part.examples:
+            if found.setdefault(str(example.origin), example) != example:
+                raise DataError(
+                    "two different rows are said to stand here", where=str(example.origin), fix="give one file for each"
+                )
+    return found
 
 
 def _write_critic(cast: Cast, run: Run, config: PPOConfig) -> None:
@@ -308,8 +320,7 @@ class Stage:
         scores = self.rewarder.rewards(raw, sampled.finished)
         rollout = make_rollout(number, sampled, scores, reading, config, self.controller.coefficient)
         rollout.metrics["sampling_tokens_per_second"] = int(sampled.mask.sum()) / seconds
-        if config.normalise != "none":
-            rollout.metrics["raw_score"] = float(raw.mean())
+        rollout.metrics.update({"score": float(raw.mean()), "score_std": float(raw.std(unbiased=False))})
         self.controller.update(rollout.metrics["kl"])
         return rollout
 
@@ -326,6 +337,8 @@ class Stage:
             self.rewarder.episodes,
             self.rewarder.raw,
             self.rewarder.functions.get("judge"),
+            self.rewarder.unit,
+            lambda: self.controller.coefficient,
             self.trunk,
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,27 +12,38 @@ from torch import Tensor
 
 from burnish.data.chat import decode_response
 from burnish.data.sources import Example
-from burnish.errors import TrainingError
+from burnish.errors import ConfigError, TrainingError
 from burnish.models.heads import ensemble_score
-from burnish.ops.running import RunningMoments
-from burnish.stages.config import PPOConfig
+from burnish.ops.running import LEAST_STD, RunningMoments
 from burnish.stages.functions import Episodes, RewardFunction, is_function, load_function
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_roles import Cast
 from burnish.stages.ppo_rollout import Sampled, missing_eos
 
 
 def functions_of(config: PPOConfig) -> dict[str, RewardFunction]:
-    """Setting -> the function that it names; imported before anything is loaded.
+    """Setting -> the function that it names; imported, and directories of reward models looked for, before anything is
+    loaded.
 
     Raises:
-        ConfigError: for one that can't be imported.
+        ConfigError: for a function that can't be imported, or a reward model that is not there.
     """
     named = {"reward": config.reward, "reward_function": config.reward_function, "judge": config.judge}
-    return {
-        where: load_function(name, where=where)
-        for where, name in named.items()
-        if name is not None and (where == "reward_function" or is_function(name))
-    }
+    found = {}
+    for where, name in named.items():
+        if name is None:
+            continue
+        if where == "reward_function" or is_function(name):
+            found[where] = load_function(name, where=where)
+        elif name.endswith(".py"):
+            raise ConfigError(f"{name} is a file, not a function in it", where=where, fix=f"give {name}:FUNCTION")
+        elif not Path(name).expanduser().is_dir():
+            raise ConfigError(
+                f"there is no directory {name}",
+                where=where,
+                fix="give what burnish reward wrote, or a function as module:function or FILE.py:function",
+            )
+    return found
 
 
 class Rewarder:
@@ -56,7 +69,7 @@ class Rewarder:
 
     def episodes(self, sampled: Sampled) -> Episodes:
         """Responses as texts, with the prompts' rows."""
-        found = Episodes([], [], [], [])
+        found = Episodes()
         for group in sampled.groups:
             example = self.examples[group.origin]
             asked = next(message.content for message in reversed(example.prompt) if message.role == "user")
@@ -65,6 +78,7 @@ class Rewarder:
                 found.prompts.append(asked)
                 found.responses.append(text)
                 found.rows.append(example.meta)
+                found.messages.append([{"role": said.role, "content": said.content} for said in example.prompt])
                 found.origins.append(group.origin)
         return found
 
@@ -94,6 +108,18 @@ class Rewarder:
                 fix="look at the reward model (burnish score), or use --dtype float32",
             )
         return total
+
+    def unit(self, raw: Tensor) -> float:
+        """How much of the raw score is one unit of the reward that the policy is trained on: the standard deviation
+        that scores are divided by, or 1.
+
+        Args:
+            raw: (R,) scores of the starting model's own answers, which stand in before the first rollout.
+        """
+        if self.config.normalise != "running":
+            return 1.0
+        std = math.sqrt(self.moments.variance) if self.moments.count else float(raw.double().std(unbiased=False))
+        return std if std > LEAST_STD else 1.0
 
     def rewards(self, raw: Tensor, finished: Tensor) -> Tensor:
         """(R,) raw scores of a rollout, normalised, less the penalty of the responses without an end.

@@ -24,8 +24,8 @@ from burnish.models.lora import adapter_parameters, copy_adapter, inject, tie_ad
 from burnish.models.reward import RewardModel, base_of, load_reward_model
 from burnish.models.roles import Backbone, Role, freeze
 from burnish.models.trunk import Trunk
-from burnish.stages.config import PPOConfig
 from burnish.stages.functions import is_function
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.run import Run, model_of
 from burnish.stages.setup import (
     MERGE_PROBE,

@@ -22,7 +22,7 @@ from burnish.ops.logprobs import token_logprobs
 from burnish.ops.masked import explained_variance, masked_mean, masked_var, masked_whiten
 from burnish.rollout.sampler import SamplingParams, sample
 from burnish.stages.batches import batches
-from burnish.stages.config import PPOConfig
+from burnish.stages.ppo_config import PPOConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +295,7 @@ def make_rollout(
     kl = k1(torch.where(mask, sampled.logprobs - reference, torch.zeros_like(rewards)))
     metrics = {
         "reward": float(rewards.sum(1).mean()),
-        "score": float(scores.mean()),
-        "score_std": float(scores.std(unbiased=False)),
+        "shaped_score": float(scores.mean()),
         "kl": float(kl.sum(1).mean()),
         "kl_coefficient": beta,
         "entropy": -float(masked_mean(sampled.logprobs, mask)),

@@ -15,13 +15,21 @@ from rich.console import Console
 from torch import Tensor
 
 from burnish.data.groups import PromptGroup
-from burnish.evaluation.overoptimisation import Finding, Limits, Measurement, alarms, distinct_n, repetition
+from burnish.evaluation.overoptimisation import (
+    LEAST_PROMPTS,
+    Finding,
+    Limits,
+    Measurement,
+    alarms,
+    distinct_n,
+    repetition,
+)
 from burnish.files import atomic_write
 from burnish.models.heads import Scorer, ensemble_score
 from burnish.models.roles import Role
 from burnish.models.trunk import Trunk
-from burnish.stages.config import PPOConfig
 from burnish.stages.functions import Episodes, RewardFunction
+from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_roles import Cast
 from burnish.stages.ppo_rollout import Sampled, read_responses, sample_responses
 from burnish.stages.run import SAMPLES, Run
@@ -87,6 +95,8 @@ class Watch:
         episodes: turns sampled responses into texts for a function.
         proxy: the raw score that the policy is trained on, of (scorers, R) members' scores and the episodes.
         judge: a function that only watches, or none.
+        unit: how much of the raw score is one unit of the reward, of the held-out answers' raw scores.
+        coefficient: gives the price of a nat at this moment.
         trunk: lower layers that the roles share.
         history: the evaluations so far.
     """
@@ -99,12 +109,14 @@ class Watch:
     episodes: Callable[[Sampled], Episodes]
     proxy: Callable[[Tensor, Episodes], Tensor]
     judge: RewardFunction | None
+    unit: Callable[[Tensor], float]
+    coefficient: Callable[[], float]
     trunk: Trunk | None = None
     history: list[Measurement] = field(default_factory=list)
 
     @property
     def best_metric(self) -> str:
-        """What decides which weights are best: the judge's score or, without one, score less the price of the KL."""
+        """What decides which weights are best: the judge's score or, without one, what is trained for."""
         return "judge" if self.judge is not None or self.cast.judges else "objective"
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -123,6 +135,7 @@ class Watch:
         ids = sampled.ids()
         now = Measurement(
             step=step,
+            n=len(self.prompts),
             proxy=float(proxy.mean()),
             proxy_se=_standard_error(proxy),
             held_out=None if held_out is None else float(held_out.mean()),
@@ -135,14 +148,21 @@ class Watch:
         )
         self.history = [at for at in self.history if at.step < step] + [now]
         self._write(step, sampled, episodes, proxy, held_out, kl)
-        return self._metrics(now)
+        return self._metrics(now, self._objective(now, proxy))
+
+    def _objective(self, now: Measurement, proxy: Tensor) -> float:
+        """What the policy is trained for, in units of the raw score: the score less the prices of missing ends and of
+        the KL. Only the scores' scale is taken from what normalises them: their running mean moves from one evaluation
+        to the next, and would be taken for a change of the policy."""
+        price = self.config.missing_eos_penalty * (1 - now.eos_rate) + self.coefficient() * now.kl
+        return now.proxy - self.unit(proxy) * price
 
     def _judged(self, scores: Tensor, episodes: Episodes) -> Tensor | None:
         if self.judge is not None:
             return self.judge(episodes)
         return ensemble_score(scores).double() if len(scores) else None
 
-    def _metrics(self, now: Measurement) -> dict[str, float]:
+    def _metrics(self, now: Measurement, objective: float) -> dict[str, float]:
         found = {
             "score": now.proxy,
             "score_se": now.proxy_se,
@@ -151,7 +171,7 @@ class Watch:
             "repetition": now.repetition,
             "distinct_2": now.distinct_2,
             "eos_rate": now.eos_rate,
-            "objective": now.proxy - self.config.kl_coefficient * now.kl,
+            "objective": objective,
         }
         if now.held_out is not None and now.held_out_se is not None:
             found |= {"judge": now.held_out, "judge_se": now.held_out_se}
@@ -170,6 +190,23 @@ class Watch:
         directory.mkdir(exist_ok=True)
         atomic_write(directory / f"step-{step:06d}.jsonl", "".join(lines))
 
+    def announce(self) -> None:
+        """Say what the alarm can't hear."""
+        if not self.prompts:
+            self.console.print("nothing is evaluated and no alarm can go off: there are no held-out prompts")
+        elif self.best_metric != "judge":
+            self.console.print(
+                "no judge: the alarm can't see a held-out reward fall, only length, KL, repetition and missing ends "
+                "(set judge, or hold a member of the reward model back: burnish reward --members 2 --holdout)",
+                highlight=False,
+            )
+        elif len(self.prompts) < LEAST_PROMPTS:
+            self.console.print(
+                f"the alarm can't see the held-out reward fall: {len(self.prompts)} held-out prompts are too few for a "
+                f"trend (it takes {LEAST_PROMPTS})",
+                highlight=False,
+            )
+
     def alarms(self) -> list[Finding]:
         """What the rules find at the latest evaluation; said on the console."""
         limits = Limits(**self.config.alarm.model_dump())
@@ -185,7 +222,7 @@ class Watch:
 
     def load(self, state: Sequence[dict[str, Any]]) -> None:
         """Go on from `state()`."""
-        self.history = [Measurement(**at) for at in state]
+        self.history = [Measurement(**{"n": len(self.prompts), **at}) for at in state]
 
 
 def _standard_error(values: Tensor) -> float:
