@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from burnish.models.lora import lora_layers
 from burnish.stages import ppo
-from burnish.stages.ppo_config import PPOConfig
+from burnish.stages.loop import TrainingLoop
+from burnish.stages.ppo_config import CRITIC_SETTINGS, PPOConfig
 from burnish.stages.ppo_rollout import Rollout
 from tests.models.families import EOS_ID
 from tests.stages import naive_ppo as naive
@@ -116,7 +117,7 @@ def test_an_update_is_that_of_a_naive_ppo(
     Path(tagged.data).write_text("".join(row + "\n" for row in rows))
     values = {**SHAPE, **more, "model": str(start), "reward": str(reward), "reward_function": named, "lora": {}}
     if more.get("advantage") == "grpo":
-        values.pop("critic_learning_rate")
+        values = {name: value for name, value in values.items() if name not in CRITIC_SETTINGS}
     config = ppo_config(tmp_path, **values)
     stage, step, weights, gradients = at_update(monkeypatch, config, 7)
     rollout, t = stage.rollout, config.temperature
@@ -177,7 +178,9 @@ def test_an_update_is_that_of_a_naive_ppo(
         same(rollout.values, v)
         same(rollout.returns, returns, 1e-3)
     assert max(abs(a - b) for x, y in zip(said, ref, strict=True) for a, b in zip(x, y, strict=True)) > 0.1
-    assert rollout.metrics["score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+    assert rollout.metrics["shaped_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+    unended = sum(not ended for ended in finished)
+    assert rollout.metrics["score"] == pytest.approx((sum(scores) + 0.5 * unended) / len(scores), abs=1e-4)
     assert rollout.metrics["reward"] == pytest.approx(sum(map(sum, rewards)) / len(flat), abs=1e-3)
     mean_kl = sum(a - b for x, y in zip(said, ref, strict=True) for a, b in zip(x, y, strict=True)) / len(flat)
     assert rollout.metrics["kl"] == pytest.approx(mean_kl, abs=1e-3)
@@ -273,3 +276,46 @@ def test_a_reward_model_that_can_t_share_prompts_reads_several_responses_all_the
     groups = stage.rollout.sampled.groups
     scores = [naive.score(there, head, g.prompt, response.ids) for g in groups for response in g.responses]
     assert stage.rollout.metrics["score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+
+
+def test_what_is_applied_is_clipped_policy_and_critic_each_by_its_own_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = make_reward(make_base(tmp_path / "base"), tmp_path / "rm")
+    applied: list[tuple[float, float]] = []
+    original = TrainingLoop._log_step
+
+    def noting(self: TrainingLoop, step: Any, rate: float, norms: dict[str, float], seconds: float) -> None:
+        parts: dict[bool, float] = {False: 0.0, True: 0.0}
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                parts[name.startswith("critic.")] += float(parameter.grad.double().pow(2).sum())
+        assert min(norms["grad_norm"], norms["grad_norm/critic"]) > 1e-3, "both have something to be clipped"
+        applied.append((parts[False] ** 0.5, parts[True] ** 0.5))
+        original(self, step, rate, norms, seconds)
+
+    monkeypatch.setattr(TrainingLoop, "_log_step", noting)
+    ppo.train_ppo(ppo_config(tmp_path, reward=str(reward), max_grad_norm=1e-3))
+    assert len(applied) == 8
+    assert [norm for both in applied for norm in both] == pytest.approx([1e-3] * 16, rel=1e-3)
+
+
+def test_nothing_of_tokens_times_vocabulary_is_kept_for_backward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    original = ppo.Stage._policy_loss
+
+    def watched(
+        self: ppo.Stage, step: Any, rollout: Rollout, rows: torch.Tensor, hidden: torch.Tensor, *more: Any
+    ) -> Any:
+        vocabulary, tokens = self.cast.policy.backbone.vocabulary, len(hidden)
+        assert vocabulary != hidden.shape[1]
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(tuple(t.shape)) or t, lambda t: t):
+            loss = original(self, step, rollout, rows, hidden, *more)
+        assert not [shape for shape in shapes if vocabulary in shape and tokens in shape], shapes
+        return loss
+
+    monkeypatch.setattr(ppo.Stage, "_policy_loss", watched)
+    ppo.train_ppo(ppo_config(tmp_path, entropy_coefficient=0.1, max_rollouts=1))
+    assert shapes

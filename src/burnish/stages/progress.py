@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 PLAIN_EVERY_SECONDS = 10.0
 VALIDATING = "validating"
@@ -26,6 +27,35 @@ _SHOWN = {
 }
 
 
+_BELOW = (
+    {
+        "reward": "reward {:.2f}",
+        "entropy": "entropy {:.2f}",
+        "ratio": "ratio {:.3f}",
+        "clip_fraction": "clip fraction {:.2f}",
+        "peak_memory_gb": "{:.1f} GB",
+    },
+    {
+        "value_loss": "value loss {:.3f}",
+        "explained_variance": "explained variance {:.2f}",
+        "advantage_mean": "advantage {:.2f}",
+        "advantage_std": "± {:.2f}",
+    },
+)
+"""What else practitioners of PPO look at: two lines under the bar of a terminal."""
+
+
+class _Bar(RichProgress):
+    """A bar with lines below it."""
+
+    below: Sequence[str] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for line in self.below:
+            yield Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Progress:
     """The display of one stage's training.
 
@@ -37,11 +67,12 @@ class Progress:
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
         self.console = console or Console(stderr=True)
-        self._bar: RichProgress | None = None
+        self._bar: _Bar | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
         self._info = self._message = ""
         self._kl: dict[str, float] = {}
+        self._seen: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +88,7 @@ class Progress:
         if done:
             self.console.print(f"[bold]{self.title}[/] goes on after step {done} of {n_steps}")
         if self.console.is_terminal:
-            self._bar = RichProgress(
+            self._bar = _Bar(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=8),
                 MofNCompleteColumn(),
@@ -72,6 +103,8 @@ class Progress:
         """Show a step's values."""
         info = self._info = summary({**self._kl, **values})
         if self._bar is not None and self._task is not None:
+            self._seen.update(values)  # memory is told once a rollout
+            self._bar.below = [line for names in _BELOW if (line := _told(names, self._seen))]
             self._bar.update(self._task, completed=done, info=info)
             return
         now = time.monotonic()
@@ -120,11 +153,9 @@ def _monitored(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def summary(values: Mapping[str, Any]) -> str:
     """The values worth a glance, in a line of at most 60 characters; of KL, which costs, the last validation's."""
-    parts = []
-    for name in _SHOWN:
-        if name == "loss" and "score" in values:
-            continue  # PPO's loss says nothing about progress
-        if name in values:
-            value = values[name]
-            parts.append(_SHOWN[name].format(value))
-    return "  ".join(parts)
+    ppo = "score" in values  # whose loss says nothing about progress
+    return _told({name: form for name, form in _SHOWN.items() if not (ppo and name == "loss")}, values)
+
+
+def _told(forms: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    return "  ".join(form.format(values[name]) for name, form in forms.items() if name in values)
