@@ -28,7 +28,7 @@ from burnish.stages.config import RewardConfig, SFTConfig
 from burnish.stages.reward import train_reward
 from burnish.stages.score import score_data, score_groups
 from burnish.stages.sft import train_sft
-from tests.models.families import tiny
+from tests.models.families import tiny, tiny_tokenizer
 from tests.stages.toy import make_pairs, make_sft_data, settings
 
 EOS = 2
@@ -97,18 +97,36 @@ def test_a_whole_reward_model_gives_the_same_scores_in_transformers(tuning: str,
     assert abs(float(ours[0] - ours[1])) > 1e-3
 
 
-def test_an_adapter_with_a_head_gives_the_same_scores_in_peft(tmp_path: Path) -> None:
-    from peft import PeftModel
+@pytest.mark.parametrize(("padding", "is_said"), [("<pad>", False), ("<eos>", True)])
+def test_an_adapter_with_a_head_gives_the_same_scores_in_peft(padding: str, is_said: bool, tmp_path: Path) -> None:
+    """With the line that the guide gives, in a padded batch and alone. Without it, a base whose padding is EOS has the
+    scores of the rows without their EOS."""
+    from peft import AutoPeftModelForSequenceClassification
 
-    result = train_reward(config(tmp_path, epochs=2))
-    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1, dtype=torch.float32)
-    stock = PeftModel.from_pretrained(base, result.model).eval()
-    ids = [1, 9, 11, 12, EOS]
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = padding
+    base = tiny("llama", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    said = Console(file=io.StringIO(), width=500)
+    result = train_reward(config(tmp_path, epochs=2), console=said)
+    assert ("pad_token_id = 1, or" in said.file.getvalue()) == is_said  # type: ignore[attr-defined]
+
+    ids = [[1, 9, 11, 12, EOS], [1, 9, EOS]]
+    ours = load_reward_model(result.model, dtype=torch.float32).scorers[0]
+    groups = [PromptGroup(tuple(row[:2]), (Response.full(row[2:]), Response.full(row[2:-1] or [9]))) for row in ids]
+    expected = ours.scores(collate(groups)).detach()
+    tokenizer = AutoTokenizer.from_pretrained(result.model)
+    stock = AutoPeftModelForSequenceClassification.from_pretrained(result.model, num_labels=1, dtype=torch.float32)
     with torch.no_grad():
-        expected = float(stock(input_ids=torch.tensor([ids])).logits[0, 0])
-    model = load_reward_model(result.model, dtype=torch.float32)
-    batch = collate([PromptGroup(tuple(ids[:2]), (Response.full(ids[2:]),))])
-    assert float(model.scorers[0].scores(batch)) == pytest.approx(expected, abs=1e-5)
+        untold = float(stock.eval()(input_ids=torch.tensor(ids[:1])).logits[0, 0])
+        stock.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        alone = float(stock(input_ids=torch.tensor(ids[:1])).logits[0, 0])
+        padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="right")
+        together = stock(**padded).logits[:, 0]
+    assert [alone, *together.tolist()] == pytest.approx([float(expected[0]), *expected[0::2].tolist()], abs=1e-5)
+    assert untold == pytest.approx(float(expected[1 if is_said else 0]), abs=1e-5)
+    assert abs(float(expected[0] - expected[1])) > 1e-3
 
 
 def test_head_tuning_leaves_the_backbone_alone_and_computes_features_once(

@@ -3,6 +3,12 @@
 DIR/reward.json           what is in the directory: its members, and which of them is held back
 DIR/adapter_*, tokenizer  of a single member
 DIR/member-1/ ...         of an ensemble, each a directory that loads alone
+
+transformers reads a score at the last token of a row that is not padding, so padding must be a token that ends no
+response. In the tokenizers here it is one. A whole classifier's config says the same; an adapter brings no config, and
+where the base's padding ends responses (often it is EOS) whoever loads it in PEFT has to say so:
+
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 """
 
 from __future__ import annotations
@@ -83,14 +89,11 @@ def write_scorer(scorer: Scorer, directory: Path, *, tokenizer: Any, base: str, 
         write_classifier(scorer, tokenizer, directory, dtype=dtype)
         return
     save_adapter(scorer.role.backbone.model, scorer.role.adapter, directory, base=base, head=scorer.head)
-    tokenizer.save_pretrained(directory)
+    with_own_padding(tokenizer).save_pretrained(directory)
 
 
 def write_classifier(scorer: Scorer, tokenizer: Any, directory: Path, *, dtype: torch.dtype) -> None:
     """Write a scorer without an adapter as a directory that `AutoModelForSequenceClassification` loads.
-
-    transformers reads the score at the last token that is not padding, so the padding token is made one that ends no
-    response; were it EOS, the score would be read one token too early.
 
     Raises:
         ModelError: when transformers has no classifier of this architecture.
@@ -104,9 +107,9 @@ def write_classifier(scorer: Scorer, tokenizer: Any, directory: Path, *, dtype: 
             f"transformers has no classifier of the architecture {backbone.config.model_type}",
             fix="keep the reward model as an adapter",
         )
-    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer = with_own_padding(tokenizer)
     config = copy.deepcopy(backbone.config)
-    _set_padding(config, tokenizer)
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
     config.num_labels = 1
     with torch.device("meta"):  # its tensors are the backbone's own: nothing is allocated
         classifier: Any = classifiers[kind](config)
@@ -118,13 +121,24 @@ def write_classifier(scorer: Scorer, tokenizer: Any, directory: Path, *, dtype: 
     tokenizer.save_pretrained(directory)
 
 
-def _set_padding(config: Any, tokenizer: Any) -> None:
-    """Make padding a token that no response ends with, in the config and in the tokenizer."""
-    ends = set(stop_ids(resolve_template(tokenizer, "auto"), tokenizer))
+def with_own_padding(tokenizer: Any) -> Any:
+    """A copy of the tokenizer whose padding token is one that no response ends with."""
+    ends = _ends(tokenizer)
     candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, 0, 1, 2]
-    pad = next(i for i in candidates if i is not None and i not in ends)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
-    config.get_text_config().pad_token_id = pad
+    padding = next(i for i in candidates if i is not None and i not in ends)
+    found = copy.deepcopy(tokenizer)
+    found.pad_token = found.convert_ids_to_tokens(padding)
+    return found
+
+
+def padding_ends_responses(config: Any, tokenizer: Any) -> bool:
+    """Whether the padding token of a model's config ends responses. An adapter can't change its base's config, and so
+    transformers reads the adapter's scores a token too early, until it is told another padding token."""
+    return config.get_text_config().pad_token_id in _ends(tokenizer)
+
+
+def _ends(tokenizer: Any) -> set[int]:
+    return set(stop_ids(resolve_template(tokenizer, "auto"), tokenizer))
 
 
 def load_reward_model(

@@ -22,7 +22,7 @@ from burnish.data.groups import PromptGroup
 from burnish.files import atomic_directory, write_json
 from burnish.losses.reward import bradley_terry
 from burnish.models.heads import Scorer, ensemble_score, new_head, score
-from burnish.models.reward import write_reward_model
+from burnish.models.reward import padding_ends_responses, with_own_padding, write_reward_model
 from burnish.stages.batches import Trunks, batches, prepare_trunks
 from burnish.stages.config import RewardConfig
 from burnish.stages.loop import TrainingLoop
@@ -96,6 +96,8 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
                 write_json(directory / EVALUATION, found.as_dict())
 
         finish_with(run, write, loop.n_steps, metrics)
+        if config.tuning == "lora":
+            say_how_others_read_it(ground, console)
         return run.result(resumed_from=resumed_from)
 
 
@@ -153,6 +155,20 @@ def _member_step(
         origins = [pair.origin for pair in pairs]
         step.backward(losses.sum() * (share / len(examples)), tokens=tokens, origins=origins)
         step.add(**pair_metrics(scores, share / len(examples)))
+
+
+def say_how_others_read_it(ground: Ground, console: Console) -> None:
+    """Where the base's padding ends responses: what transformers must be told before it scores with an adapter."""
+    if padding_ends_responses(ground.backbone.config, ground.tokenizer):
+        console.print(
+            "the base's padding token ends responses, so transformers and PEFT would read this adapter's scores a token "
+            "too early. After loading it there: model.config.get_text_config().pad_token_id = "
+            f"{with_own_padding(ground.tokenizer).pad_token_id}, or make a whole classifier of it (burnish merge). "
+            "burnish reads it right",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
 
 
 def pair_losses(scores: Tensor, pairs: Sequence[PromptGroup], config: RewardConfig) -> Tensor:
