@@ -173,11 +173,14 @@ def test_the_members_of_an_ensemble_see_other_pairs_and_do_not_touch_each_other(
         assert (result.model / f"member-{number}" / "adapter_model.safetensors").is_file()
 
 
-def test_a_member_learns_as_it_would_alone(tmp_path: Path) -> None:
-    """The gradient of one member must not reach another: member 1 of two, on the same draw, is a single one's twin."""
+@pytest.mark.parametrize("max_grad_norm", [1e9, 0.05])
+def test_a_member_learns_as_it_would_alone(max_grad_norm: float, tmp_path: Path) -> None:
+    """The gradient of one member must not reach another, nor scale it down where it is clipped: member 1 of two, on
+    the same draw, is a single one's twin."""
     from burnish.stages import reward as module
 
-    together = train_reward(config(tmp_path, members=2, out=str(tmp_path / "two"), max_grad_norm=1e9, lora={"rank": 2}))
+    values = {"members": 2, "max_grad_norm": max_grad_norm, "lora": {"rank": 2}}
+    together = train_reward(config(tmp_path, out=str(tmp_path / "two"), **values))
     first = module.make_members
 
     def only_first(ground: Any, settings_of: RewardConfig, n: int) -> list[Any]:
@@ -185,14 +188,18 @@ def test_a_member_learns_as_it_would_alone(tmp_path: Path) -> None:
 
     module.make_members = only_first
     try:
-        values = {"members": 2, "out": str(tmp_path / "one"), "max_grad_norm": 1e9, "lora": {"rank": 2}}
-        alone = train_reward(config(tmp_path, **values))
+        alone = train_reward(config(tmp_path, out=str(tmp_path / "one"), **values))
     finally:
         module.make_members = first
     a = load_file(together.model / "member-1" / "adapter_model.safetensors")
     b = load_file(alone.model / "adapter_model.safetensors")
     for name in a:
-        assert torch.allclose(a[name], b[name], atol=1e-4), name
+        assert torch.allclose(a[name], b[name], atol=1e-5), name
+    norms = [line["grad_norm"] for line in lines(tmp_path / "one") if "grad_norm" in line]
+    other = [line["grad_norm/member-2"] for line in lines(tmp_path / "two") if "grad_norm" in line]
+    assert norms == pytest.approx([line["grad_norm"] for line in lines(tmp_path / "two") if "grad_norm" in line], rel=1e-3)
+    assert other != pytest.approx(norms, rel=0.1)
+    assert all(norm > max_grad_norm for norm in norms) == (max_grad_norm < 1.0), "clipped in every step, or in none"
 
 
 def test_resume_is_bit_exact_inside_an_ensemble(tmp_path: Path) -> None:

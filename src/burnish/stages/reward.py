@@ -68,7 +68,8 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
 
         parameters = _parameters(members, config)
         order = DataOrder(len(groups.train), config.batch_size, config.seed)
-        with TrainingLoop(run, parameters, order, evaluate, Progress("reward", console)) as loop:
+        apart = [_prefix(number) for number in range(2, len(members) + 1)]  # each is clipped by its own norm
+        with TrainingLoop(run, parameters, order, evaluate, Progress("reward", console), apart=apart) as loop:
             for step in loop:
                 for member in members:
                     examples = [groups.train[member.sample[i]] for i in step.examples]
@@ -140,20 +141,26 @@ def make_members(ground: Ground, config: RewardConfig, n_train: int) -> list[Mem
 def _parameters(members: Sequence[Member], config: RewardConfig) -> dict[str, nn.Parameter]:
     head_only = config.tuning == "head"
     return {
-        f"member-{number}.{name}": parameter
+        _prefix(number) + name: parameter
         for number, member in enumerate(members, start=1)
         for name, parameter in member.scorer.parameters(head_only=head_only).items()
     }
 
 
+def _prefix(number: int) -> str:
+    """What the names of a member's parameters begin with."""
+    return f"member-{number}."
+
+
 def _member_step(
     step: Step, member: Member, examples: Sequence[PromptGroup], read: Read, config: RewardConfig, *, share: float
 ) -> None:
-    """One member's part of an optimiser step. Its gradient reaches nobody else; `share` makes the loss a mean."""
+    """One member's part of an optimiser step. Its gradient is that of its own loss, as if it trained alone; what is
+    logged is the members' mean, of which this is a `share`."""
     for scores, pairs, tokens in read(member, examples, False, True):
         losses = pair_losses(scores, pairs, config)
         origins = [pair.origin for pair in pairs]
-        step.backward(losses.sum() * (share / len(examples)), tokens=tokens, origins=origins)
+        step.backward(losses.sum() / len(examples), tokens=tokens, origins=origins, share=share)
         step.add(**pair_metrics(scores, share / len(examples)))
 
 

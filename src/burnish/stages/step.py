@@ -27,13 +27,15 @@ class Step:
         self.skipped = False
         self.seconds_aside = 0.0
 
-    def backward(self, loss: Tensor, *, tokens: int, origins: Sequence[str]) -> None:
+    def backward(self, loss: Tensor, *, tokens: int, origins: Sequence[str], share: float = 1.0) -> None:
         """Add a micro-batch's share of the loss and its gradients.
 
         Args:
             loss: scalar; the shares of a step's micro-batches add up to the loss of the batch.
             tokens: tokens computed for it, without padding.
             origins: of the examples in it, for the message when the loss is not finite.
+            share: what counts of it in the logged loss, where several models train side by side. The gradient is that
+                of the whole.
 
         Raises:
             TrainingError: when the loss is NaN or infinite; the weights are still those of the step before.
@@ -43,7 +45,7 @@ class Step:
             raise not_finite(f"the loss is {value}", self.index, origins)
         torch.autograd.backward(loss)
         self.origins += origins
-        self.loss += value
+        self.loss += share * value
         self.tokens += tokens
 
     def add(self, **values: float) -> None:
