@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from burnish.models.reward import load_reward_model
 from burnish.models.roles import Backbone
 from burnish.stages.config import RewardConfig, SFTConfig
 from burnish.stages.reward import train_reward
+from burnish.stages.reward_evidence import held_out_evaluation, say_who_may_be_a_coin
 from burnish.stages.score import score_data, score_groups
+from burnish.stages.setup import TrainingData
 from burnish.stages.sft import train_sft
 from tests.models.families import tiny, tiny_tokenizer
 from tests.stages.toy import make_pairs, make_sft_data, settings
@@ -161,7 +164,15 @@ def test_it_starts_from_an_adapter_and_leaves_it_alone(tmp_path: Path) -> None:
 
 
 def test_the_members_of_an_ensemble_see_other_pairs_and_do_not_touch_each_other(tmp_path: Path) -> None:
-    result = train_reward(config(tmp_path, members=3, holdout=True, epochs=3, lora={"rank": 2}))
+    said = io.StringIO()
+    settings_of = config(tmp_path, members=3, holdout=True, epochs=3, lora={"rank": 2})
+    result = train_reward(settings_of, console=Console(file=said, width=200))
+    told = json.loads((result.model / "evaluation.json").read_text())["members"]
+    assert [(m["name"], m["held_back"], m["accuracy"]["n"]) for m in told][1:] == [
+        ("member-2", False, 4),
+        ("member-3", True, 4),
+    ]
+    assert "member-3, held back as the judge," in said.getvalue()
     model = load_reward_model(result.model, dtype=torch.float32)
     assert len(model.scorers) == 2
     assert model.judge is not None
@@ -195,9 +206,9 @@ def test_a_member_learns_as_it_would_alone(max_grad_norm: float, tmp_path: Path)
     b = load_file(alone.model / "adapter_model.safetensors")
     for name in a:
         assert torch.allclose(a[name], b[name], atol=1e-5), name
-    norms = [line["grad_norm"] for line in lines(tmp_path / "one") if "grad_norm" in line]
-    other = [line["grad_norm/member-2"] for line in lines(tmp_path / "two") if "grad_norm" in line]
-    assert norms == pytest.approx([line["grad_norm"] for line in lines(tmp_path / "two") if "grad_norm" in line], rel=1e-3)
+    one, two = ([line for line in lines(tmp_path / name) if "grad_norm" in line] for name in ("one", "two"))
+    norms, other = [line["grad_norm"] for line in one], [line["grad_norm/member-2"] for line in two]
+    assert norms == pytest.approx([line["grad_norm"] for line in two], rel=1e-3)
     assert other != pytest.approx(norms, rel=0.1)
     assert all(norm > max_grad_norm for norm in norms) == (max_grad_norm < 1.0), "clipped in every step, or in none"
 
@@ -392,6 +403,41 @@ def test_the_evaluation_of_the_held_out_pairs_stands_beside_the_model(tmp_path: 
     assert found["accuracy"]["interval"]["low"] < 0.6, "four pairs prove little"
     assert found["length_baseline"]["direction"] in ("longer", "shorter")
     assert {signal["name"] for signal in found["signals"]} == {"length", "hedging", "confidence", "markup"}
+
+
+def test_each_member_is_evaluated_and_a_judge_that_may_be_a_coin_is_named() -> None:
+    """Wilson's interval by hand: 12 of 12 is (12 / (12 + 1.96^2), 1), and 6 of 12 is 1/2 -+ 1.96 / (2 sqrt(15.84))."""
+    tokenizer = tiny_tokenizer()
+    ground: Any = SimpleNamespace(tokenizer=tokenizer, stop_ids=(EOS,))
+    pairs = [PromptGroup((5,), (Response.full((9, EOS)), Response.full((8, EOS))), index=i) for i in range(12)]
+    scores = torch.zeros(3, 12, 2, dtype=torch.float64)
+    scores[0, :, 0] = 1.0
+    scores[1, :11, 0] = 1.0  # and a tie
+    scores[2, :6, 0], scores[2, 6:, 1] = 1.0, 9.0
+    settings_of = RewardConfig(model="m", data="d", out=Path("o"), members=3, holdout=True)
+    found = held_out_evaluation(ground, TrainingData(pairs, pairs), scores, settings_of)
+    assert found.evaluation.accuracy.passed == 12, "of the members that are used"
+    told = found.as_dict()["members"]
+    assert [(m["name"], m["held_back"], m["accuracy"]["passed"]) for m in told] == [
+        ("member-1", False, 12),
+        ("member-2", False, 11),
+        ("member-3", True, 6),
+    ]
+    low = [m["accuracy"]["interval"]["low"] for m in told]
+    assert low[0] == pytest.approx(12 / 15.8415, abs=1e-4)
+    assert low[2] == pytest.approx(0.5 - 1.96 / (2 * math.sqrt(15.8415)), abs=1e-4)
+    said = io.StringIO()
+    say_who_may_be_a_coin(found, Console(file=said, width=200))
+    assert said.getvalue().splitlines() == [
+        "member-3, held back as the judge, can't be told from a coin: right on 6 of 12 held-out pairs (25 to 75 %)"
+    ]
+
+
+def test_without_held_out_pairs_it_says_that_nothing_was_evaluated(tmp_path: Path) -> None:
+    said = io.StringIO()
+    result = train_reward(config(tmp_path, validation=0.0, max_steps=1), console=Console(file=said, width=200))
+    assert "no pairs are held out (validation): what this reward model is worth is not known" in said.getvalue()
+    assert not (result.model / "evaluation.json").exists()
 
 
 def test_scores_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Rate:
     def interval(self) -> Interval:
         """Wilson's 95 % score interval."""
         return wilson(self.passed, self.n)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: counts, value and interval."""
+        return {**asdict(self), "value": self.value, "interval": asdict(self.interval)}
 
     @classmethod
     def of(cls, outcomes: Sequence[bool]) -> Rate:

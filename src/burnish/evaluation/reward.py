@@ -120,11 +120,11 @@ class RewardEvaluation:
     def as_dict(self) -> dict[str, Any]:
         """All of it as dictionaries, lists and numbers for JSON (no NaN); rates have their value and interval."""
         result = asdict(self)
-        result["accuracy"] = _rate(self.accuracy)
+        result["accuracy"] = self.accuracy.as_dict()
         result["calibration"]["bins"] = list(result["calibration"]["bins"])
         result["signals"] = list(result["signals"])
         if self.length_baseline is not None:
-            result["length_baseline"]["accuracy"] = _rate(self.length_baseline.accuracy)
+            result["length_baseline"]["accuracy"] = self.length_baseline.accuracy.as_dict()
         return result
 
 
@@ -265,7 +265,3 @@ def _check(pairs: Sequence[ScoredPair]) -> None:
             raise ValueError(f"pair {index}: scores {pair.chosen_score} and {pair.rejected_score} must be finite")
         if min(pair.chosen_tokens, pair.rejected_tokens) < 0:
             raise ValueError(f"pair {index}: {pair.chosen_tokens} and {pair.rejected_tokens} tokens: less than none")
-
-
-def _rate(rate: Rate) -> dict[str, Any]:
-    return {**asdict(rate), "value": rate.value, "interval": asdict(rate.interval)}

@@ -111,8 +111,8 @@ class TopicEvidence:
         """For `report.json`: the records, what they come to, and the rate for each number of turns with its n."""
         return {
             "judge": self.judge,
-            "rate": _rate_dict(self.rate),
-            "by_turns": [{"turns": turns, **_rate_dict(rate)} for turns, rate in self.by_turns.items()],
+            "rate": self.rate.as_dict(),
+            "by_turns": [{"turns": turns, **rate.as_dict()} for turns, rate in self.by_turns.items()],
             "pmi_per_word": asdict(self.pmi_per_word) if self.pmi_per_word else None,
             "records": [{**asdict(record), "wins": record.wins, "pmi": record.pmi} for record in self.records],
         }
@@ -124,10 +124,6 @@ class TopicEvidence:
         if not told:
             return None
         return bootstrap_mean([nats for nats, _ in told], weights=[words for _, words in told], seed=self.seed)
-
-
-def _rate_dict(rate: Rate) -> dict[str, Any]:
-    return {**asdict(rate), "value": rate.value, "interval": asdict(rate.interval)}
 
 
 def transcript(messages: Sequence[Message]) -> str:

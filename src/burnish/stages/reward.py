@@ -21,13 +21,19 @@ from burnish.data.batching import DataOrder
 from burnish.data.groups import PromptGroup
 from burnish.files import atomic_directory, write_json
 from burnish.losses.reward import bradley_terry
-from burnish.models.heads import Scorer, ensemble_score, new_head, score
+from burnish.models.heads import Scorer, new_head, score
 from burnish.models.reward import padding_ends_responses, with_own_padding, write_reward_model
 from burnish.stages.batches import Trunks, batches, prepare_trunks
 from burnish.stages.config import RewardConfig
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.progress import Progress
-from burnish.stages.reward_evidence import EVALUATION, held_out_evaluation, show_evaluation
+from burnish.stages.reward_evidence import (
+    EVALUATION,
+    held_out_evaluation,
+    say_who_may_be_a_coin,
+    show_evaluation,
+    together_scores,
+)
 from burnish.stages.run import Run, RunResult
 from burnish.stages.setup import (
     Ground,
@@ -79,10 +85,10 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
         found = None
         if groups.validation:
             scores = held_out_scores(members, groups.validation, read)
-            scores = together_scores(scores, config)
-            found = held_out_evaluation(ground, groups, scores, seed=config.seed)
-            metrics |= {"held_out_accuracy": asdict(found.accuracy.interval) | {"value": found.accuracy.value}}
-            show_evaluation(found, console)
+            found = held_out_evaluation(ground, groups, scores, config)
+            rate = found.evaluation.accuracy
+            metrics |= {"held_out_accuracy": asdict(rate.interval) | {"value": rate.value}}
+        show_evaluation(found, console)
 
         def write(directory: Path) -> None:
             write_reward_model(
@@ -97,6 +103,7 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
                 write_json(directory / EVALUATION, found.as_dict())
 
         finish_with(run, write, loop.n_steps, metrics)
+        say_who_may_be_a_coin(found, console)
         if config.tuning == "lora":
             say_how_others_read_it(ground, console)
         return run.result(resumed_from=resumed_from)
@@ -168,10 +175,10 @@ def say_how_others_read_it(ground: Ground, console: Console) -> None:
     """Where the base's padding ends responses: what transformers must be told before it scores with an adapter."""
     if padding_ends_responses(ground.backbone.config, ground.tokenizer):
         console.print(
-            "the base's padding token ends responses, so transformers and PEFT would read this adapter's scores a token "
-            "too early. After loading it there: model.config.get_text_config().pad_token_id = "
+            "the base's padding token ends responses, so transformers and PEFT would read this adapter's scores a "
+            "token too early. Say there, once it is loaded: model.config.get_text_config().pad_token_id = "
             f"{with_own_padding(ground.tokenizer).pad_token_id}, or make a whole classifier of it (burnish merge). "
-            "burnish reads it right",
+            "burnish itself reads them right",
             style="yellow",
             highlight=False,
             markup=False,
@@ -225,11 +232,6 @@ def held_out_scores(members: Sequence[Member], groups: Sequence[PromptGroup], re
         for scores, pairs, _ in read(member, groups, True, False):
             out[number, [pair.index for pair in pairs]] = scores.reshape(-1, 2).double().cpu()
     return out
-
-
-def together_scores(scores: Tensor, config: RewardConfig) -> Tensor:
-    """(pairs, 2) mean scores of the members that are not held back."""
-    return ensemble_score(scores[:-1] if config.holdout else scores)
 
 
 # ---- where scores come from ----
