@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -324,3 +325,28 @@ def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -c 'from burnish.cli import main; raise SystemExit(main())' models | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+# ---- score ----
+
+
+def test_score_takes_its_data_either_way(here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish.stages import score as module
+
+    asked: list[tuple[str, str, dict[str, str], str]] = []
+
+    def noted(model: str, data: str, **more: Any) -> module.Scored:
+        asked.append((model, data, more["columns"], more["too_long"]))
+        return module.Scored("sft", torch.tensor([[1.0], [3.0]]), torch.zeros(1, 2, 1), ("a:1", "a:3"), too_long=1)
+
+    monkeypatch.setattr(module, "score_data", noted)
+    more = ["--map", "question=prompt", "answer=completion", "--too-long", "skip"]
+    result = burnish("score", "--model", "rm", "--data", "d.jsonl", *more)
+    assert result.code == 0, result.err
+    assert burnish("score", "d.jsonl", "--model", "rm", *more).out == result.out
+    assert asked == [("rm", "d.jsonl", {"question": "prompt", "answer": "completion"}, "skip")] * 2
+    assert [" ".join(line.split()) for line in result.out.splitlines()][:3] == [
+        "rows 2",
+        "left out 1 longer than the model's context",
+        "score mean 2.000, deviation 1.414",
+    ]

@@ -463,6 +463,22 @@ def test_scores_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
     assert torch.allclose(worst.scores, scored.members[:2].amin(0), atol=1e-5)
 
 
+def test_scoring_leaves_out_what_is_too_long_and_counts_it(tmp_path: Path) -> None:
+    result = train_reward(config(tmp_path, max_steps=1))
+    rows = [{"question": "one?", "reply": answer} for answer in ("paris.", "paris " * 200, "france.")]
+    data = tmp_path / "answers.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more: dict[str, Any] = {"columns": {"question": "prompt", "reply": "completion"}, "dtype": "float32"}
+    with pytest.raises(DataError, match="1 of 3 examples are longer") as caught:
+        score_data(str(result.model), str(data), **more)
+    assert "--too-long skip" in str(caught.value.fix)
+    scored = score_data(str(result.model), str(data), too_long="skip", **more)
+    assert (scored.too_long, [origin[-2:] for origin in scored.origins]) == (1, [":1", ":3"])
+    data.write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(DataError, match="none of the 1 examples fits"):
+        score_data(str(result.model), str(data), too_long="skip", **more)
+
+
 def test_members_share_each_pass_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same scores as one member after the other, from passes over the rows of all; never more tokens at once."""
     result = train_reward(config(tmp_path, members=3, holdout=True, max_steps=4, lora={"rank": 2}))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from burnish.cli.console import field_line, messages, results
-from burnish.cli.options import Whole
+from burnish.cli.options import Whole, parse_map
 from burnish.models.config import Precision
+
+if TYPE_CHECKING:
+    from burnish.stages.score import Scored
 
 LISTED = 10
 """So many rows are shown where no file takes them all."""
@@ -16,15 +21,16 @@ _WIDTH = 20
 
 def score(
     data: str,
-    /,
     *,
     model: str,
     out: Path | None = None,
     rule: Literal["mean", "worst", "mean-std"] = "mean",
     spread_penalty: float = 1.0,
+    map: Annotated[list[str] | None, Parameter(negative=(), metavar="OLD=NEW...", consume_multiple=True)] = None,
     split: str | None = None,
     limit: Whole | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
+    too_long: Literal["error", "skip"] = "error",
     micro_batch_tokens: Whole = 4096,
     dtype: Precision = "auto",
     device: str = "auto",
@@ -43,12 +49,16 @@ def score(
         How the members of an ensemble become one score.
     spread_penalty
         How many standard deviations `mean-std` takes off.
+    map
+        Column names of the data: `old=new`.
     split
         Of a hub id, or of a directory with a file or folder for each split.
     limit
         The first n rows only.
     on_bad_row
         Stop at a row that can't be used, or count and list such rows and go on.
+    too_long
+        Stop at a row that is longer than the model's context, or leave such rows out and say how many.
     micro_batch_tokens
         Tokens that are computed at once.
     dtype
@@ -64,24 +74,32 @@ def score(
         out=out,
         rule=rule,
         spread_penalty=spread_penalty,
+        columns=parse_map(map or []),
         split=split,
         limit=limit,
         on_bad_row=on_bad_row,
+        too_long=too_long,
         micro_batch_tokens=micro_batch_tokens,
         dtype=dtype,
         device=device,
         console=messages(),
     )
+    _show(scored)
+
+
+def _show(scored: Scored) -> None:
     console = results()
     console.print(field_line("rows", len(scored.origins), _WIDTH))
+    if scored.too_long:
+        console.print(field_line("left out", f"{scored.too_long} longer than the model's context", _WIDTH))
     console.print(field_line("score", f"mean {scored.scores.mean():.3f}, deviation {scored.scores.std():.3f}", _WIDTH))
     if scored.accuracy is not None:
         n_right = round(scored.accuracy * len(scored.origins))
         console.print(
             field_line("chosen is higher", f"{scored.accuracy:.1%} ({n_right} of {len(scored.origins)})", _WIDTH)
         )
-    if out is not None:
-        console.print(field_line("scores", out, _WIDTH))
+    if scored.out is not None:
+        console.print(field_line("scores", scored.out, _WIDTH))
         return
     for origin, values in list(zip(scored.origins, scored.scores.tolist(), strict=True))[:LISTED]:
         console.print(field_line(origin, "".join(f"{value:9.3f}" for value in values), _WIDTH))

@@ -39,6 +39,7 @@ class Scored:
         members: (members, examples, 1 or 2) each member's own, in the order of the directory; the one that was held
             back comes last and has no part in `scores`.
         origins: where each example stands, as `file:line`.
+        too_long: how many more there were that the model's context can't hold.
         out: the file that was written, or none.
     """
 
@@ -46,6 +47,7 @@ class Scored:
     scores: torch.Tensor
     members: torch.Tensor
     origins: tuple[str, ...]
+    too_long: int = 0
     out: Path | None = None
 
     @property
@@ -67,6 +69,7 @@ def score_data(
     split: str | None = None,
     limit: int | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
+    too_long: Literal["error", "skip"] = "error",
     micro_batch_tokens: int = 4096,
     dtype: Precision = "auto",
     device: str = "auto",
@@ -84,6 +87,7 @@ def score_data(
         split: of a hub id or a directory.
         limit: the first n rows only.
         on_bad_row: stop at a row that can't be used, or count and list it.
+        too_long: stop at a row that the model's context can't hold, or leave it out and count it.
         micro_batch_tokens: tokens computed at once.
         dtype: of the weights and the activations.
         device: where to compute.
@@ -107,13 +111,18 @@ def score_data(
     encoded, refused = encode_usable(reward.template, reward.tokenizer, loaded.examples, on_bad_row=on_bad_row)
     if refused:
         console.print(left_out(refused), highlight=False, markup=False)
+    n_encoded = len(encoded)
+    if too_long == "skip":
+        encoded = [group for group in encoded if group.context_length <= reward.backbone.context_length]
+        if not encoded:
+            raise DataError(f"none of the {n_encoded} examples fits the model's context", where=data)
     check_lengths(encoded, reward)
     scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
     with Progress("score", console) as progress:
         members = score_groups(scorers, encoded, micro_batch_tokens, progress)
     used = members[: len(reward.scorers)]
     scores = ensemble_score(used.flatten(1), rule, spread_penalty=spread_penalty).reshape(members.shape[1:])
-    scored = Scored(kind, scores, members, tuple(group.origin for group in encoded), out)
+    scored = Scored(kind, scores, members, tuple(group.origin for group in encoded), n_encoded - len(encoded), out)
     if out is not None:
         atomic_write(out, "".join(json.dumps(row) + "\n" for row in _rows(scored)))
     return scored
@@ -149,7 +158,7 @@ def check_lengths(groups: Sequence[PromptGroup], reward: RewardModel) -> None:
         raise DataError(
             f"{len(long)} of {len(groups)} examples are longer than the model's context of {context} tokens",
             where=long[0].origin,
-            fix="shorten or leave out these rows",
+            fix="shorten these rows, or leave them out (burnish score: --too-long skip)",
         )
 
 
