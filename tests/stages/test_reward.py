@@ -143,7 +143,7 @@ def test_head_tuning_leaves_the_backbone_alone_and_computes_features_once(
         return original(self, batch, **options)
 
     monkeypatch.setattr(Scorer, "features", counted)
-    result = train_reward(config(tmp_path, tuning="head", epochs=5))
+    result = train_reward(config(tmp_path, tuning="head", epochs=5, lora={}))
     assert sum(calls) == 2 * 20, "each of the 40 responses once, whatever the number of epochs"
     assert result.metrics["accuracy"] >= 0.5
     written, base = load_file(result.model / "model.safetensors"), load_file(tmp_path / "base" / "model.safetensors")
@@ -377,6 +377,13 @@ def test_ensemble_rules_by_hand() -> None:
         ({"holdout": True}, "members: 2"),
         ({"label_smoothing": 0.5}, "less than 0.5"),
         ({"margin": 0.5, "margin_column": "gap"}, "leave margin away"),
+        (
+            {"tuning": "head", "lora": {"rank": 4}},
+            "tuning: head there is no adapter",
+        ),
+        ({"tuning": "full", "lora": {"rank": 4}}, "lora belongs to tuning: lora"),
+        ({"tuning": "head", "lora": {}, "gradient_checkpointing": True}, "trains the head alone"),
+        ({"validation": 0.0, "eval_every": 2}, "nothing to evaluate"),
     ],
 )
 def test_settings_of_nonsense(more: dict[str, Any], match: str, tmp_path: Path) -> None:
@@ -469,6 +476,9 @@ def test_scoring_leaves_out_what_is_too_long_and_counts_it(tmp_path: Path) -> No
     data = tmp_path / "answers.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     more: dict[str, Any] = {"columns": {"question": "prompt", "reply": "completion"}, "dtype": "float32"}
+    for vain, match in (({"spread_penalty": 2.0}, "takes no spread off"), ({"rule": "worst"}, "would change nothing")):
+        with pytest.raises(ConfigError, match=match):
+            score_data(str(result.model), str(data), **more, **vain)
     with pytest.raises(DataError, match="1 of 3 examples are longer") as caught:
         score_data(str(result.model), str(data), **more)
     assert "--too-long skip" in str(caught.value.fix)

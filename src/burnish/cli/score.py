@@ -25,7 +25,7 @@ def score(
     model: str,
     out: Path | None = None,
     rule: Literal["mean", "worst", "mean-std"] = "mean",
-    spread_penalty: float = 1.0,
+    spread_penalty: float | None = None,
     map: Annotated[list[str] | None, Parameter(negative=(), metavar="OLD=NEW...", consume_multiple=True)] = None,
     split: str | None = None,
     limit: Whole | None = None,
@@ -48,7 +48,7 @@ def score(
     rule
         How the members of an ensemble become one score.
     spread_penalty
-        How many standard deviations `mean-std` takes off.
+        How many standard deviations `mean-std` takes off; 1 if not given.
     map
         Column names of the data: `old=new`.
     split

@@ -229,8 +229,14 @@ class RewardConfig(TrainConfig):
             raise ValueError("members of an ensemble are adapters: more than one need tuning: lora")
         if self.holdout and self.members < 2:
             raise ValueError("holdout keeps one member back: it needs members: 2 or more")
-        if self.tuning == "head" and (self.lora.trainable_tokens or self.lora.layers != ALL_LAYERS):
-            raise ValueError(
-                "lora.trainable_tokens and lora.layers belong to tuning: lora; tuning: head trains the head alone"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_set_in_vain(self) -> Self:
+        if self.tuning != "lora" and self.lora != LoRAConfig():
+            raise ValueError(f"lora belongs to tuning: lora; with tuning: {self.tuning} there is no adapter")
+        if self.tuning == "head" and self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing is for a backbone that trains; tuning: head trains the head alone")
+        if self.validation == 0.0 and self.eval_every is not None:
+            raise ValueError("eval_every: validation is 0, so there is nothing to evaluate")
         return self

@@ -64,7 +64,7 @@ def score_data(
     *,
     out: Path | None = None,
     rule: str = "mean",
-    spread_penalty: float = 1.0,
+    spread_penalty: float | None = None,
     columns: dict[str, str] | None = None,
     split: str | None = None,
     limit: int | None = None,
@@ -82,7 +82,7 @@ def score_data(
         data: pairs, or prompts with one response, in any of the shapes and places that the stages read.
         out: takes one JSON line a row, with its place, its scores and those of the members.
         rule: how the members of an ensemble become one score: mean, worst, mean-std.
-        spread_penalty: how many standard deviations `mean-std` takes off.
+        spread_penalty: how many standard deviations `mean-std` takes off; 1 if not given.
         columns: `{old: new}` names of columns.
         split: of a hub id or a directory.
         limit: the first n rows only.
@@ -94,11 +94,17 @@ def score_data(
         console: takes what was read and the progress; standard error if not given.
 
     Raises:
-        BurnishError: no reward model, data that can't be used, an `out` that exists.
+        BurnishError: no reward model, data that can't be used, an `out` that exists, a setting that would do nothing.
     """
     console = console or Console(stderr=True)
     if rule not in ENSEMBLE_RULES:
         raise ConfigError(f"unknown rule {rule!r}", where="rule", fix=f"use one of: {', '.join(ENSEMBLE_RULES)}")
+    if spread_penalty is not None and rule != "mean-std":
+        raise ConfigError(
+            f"the rule {rule} takes no spread off",
+            where="spread_penalty",
+            fix="leave it away, or use the rule mean-std",
+        )
     if out is not None and out.exists():
         raise OutputDirError("the output file exists", where=str(out), fix="choose another --out; nothing was touched")
     kind, loaded = load_as_one_of(data, kinds=_KINDS, columns=columns, on_bad_row=on_bad_row, limit=limit, split=split)
@@ -108,6 +114,12 @@ def score_data(
     reward = load_reward_model(
         Path(model_of(model)), dtype=pick_dtype(dtype, place), device=place, echo=lambda line: console.print(line)
     )
+    if rule != "mean" and len(reward.scorers) == 1:
+        raise ConfigError(
+            f"one scorer gives the score here, so the rule {rule} would change nothing",
+            where="rule",
+            fix="leave it away, or use an ensemble with two members or more beside the one that is held back",
+        )
     encoded, refused = encode_usable(reward.template, reward.tokenizer, loaded.examples, on_bad_row=on_bad_row)
     if refused:
         console.print(left_out(refused), highlight=False, markup=False)
@@ -121,7 +133,8 @@ def score_data(
     with Progress("score", console) as progress:
         members = score_groups(scorers, encoded, micro_batch_tokens, progress)
     used = members[: len(reward.scorers)]
-    scores = ensemble_score(used.flatten(1), rule, spread_penalty=spread_penalty).reshape(members.shape[1:])
+    penalty = 1.0 if spread_penalty is None else spread_penalty
+    scores = ensemble_score(used.flatten(1), rule, spread_penalty=penalty).reshape(members.shape[1:])
     scored = Scored(kind, scores, members, tuple(group.origin for group in encoded), n_encoded - len(encoded), out)
     if out is not None:
         atomic_write(out, "".join(json.dumps(row) + "\n" for row in _rows(scored)))
