@@ -16,14 +16,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from burnish.data.chat import encode_example, encode_examples
+from burnish.data.chat import encode_example, encode_examples, install_template, resolve_template
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.data.sources import load_examples
 from burnish.errors import AdapterError, ConfigError, DataError, ModelError, OutputDirError, TemplateError
+from burnish.files import write_json
 from burnish.models.adapters import load_adapter
 from burnish.models.heads import Scorer, ensemble_score, new_head
 from burnish.models.loading import load_model
-from burnish.models.reward import load_reward_model
+from burnish.models.reward import load_reward_model, write_classifier
 from burnish.models.roles import Backbone
 from burnish.stages.config import RewardConfig, SFTConfig
 from burnish.stages.reward import train_reward
@@ -98,6 +99,23 @@ def test_a_whole_reward_model_gives_the_same_scores_in_transformers(tuning: str,
     ours = model.scorers[0].scores(collate(groups)).detach()
     assert ours.tolist() == pytest.approx(stock.tolist(), abs=1e-4)
     assert abs(float(ours[0] - ours[1])) > 1e-3
+
+
+def test_a_whole_reward_model_in_bfloat16_keeps_the_digits_of_its_head(tmp_path: Path) -> None:
+    """The head trains in float32; 1 + 2^-20 is 1 in bfloat16."""
+    tokenizer = tiny_tokenizer()
+    backbone = Backbone(tiny("llama", vocab_size=len(tokenizer)))
+    head = torch.full((1, backbone.config.hidden_size), 1.0 + 2.0**-20)
+    scorer = Scorer(backbone.role(), torch.nn.Parameter(head.clone()))
+    install_template(resolve_template(tokenizer, "auto"), tokenizer)
+    write_classifier(scorer, tokenizer, tmp_path, dtype=torch.bfloat16)
+    written = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(written["score.weight"], head)
+    assert {tensor.dtype for name, tensor in written.items() if name != "score.weight"} == {torch.bfloat16}
+    write_json(tmp_path / "reward.json", {"members": ["."], "holdout": None})
+    assert torch.equal(load_reward_model(tmp_path, dtype=torch.bfloat16).scorers[0].head, head)
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(stock.score.weight.detach(), head)
 
 
 @pytest.mark.parametrize(("padding", "is_said"), [("<pad>", False), ("<eos>", True)])

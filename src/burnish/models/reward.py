@@ -71,7 +71,7 @@ def write_reward_model(
         directory: takes the files; each member of an ensemble gets a directory of its own in it.
         tokenizer: with its chat template.
         base: what adapters name as their base.
-        dtype: of a whole model's weights.
+        dtype: of a whole model's weights; its head keeps its own.
         holdout: whether the last member is to be held back from training a policy.
     """
     names = ["."] if len(scorers) == 1 else [f"member-{number}" for number in range(1, len(scorers) + 1)]
@@ -116,6 +116,7 @@ def write_classifier(scorer: Scorer, tokenizer: Any, directory: Path, *, dtype: 
     classifier.base_model.load_state_dict(backbone.decoder.state_dict(), assign=True)
     classifier.score.weight = nn.Parameter(scorer.head.detach(), requires_grad=False)
     tensors = {name: tensor.to(dtype) for name, tensor in classifier.state_dict().items()}
+    tensors[_HEAD_TENSOR] = scorer.head.detach()  # one row, trained in full precision: scores keep its digits
     classifier.config.dtype = dtype
     classifier.save_pretrained(directory, state_dict=tensors, safe_serialization=True)
     tokenizer.save_pretrained(directory)
