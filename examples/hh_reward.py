@@ -21,6 +21,7 @@ from figures import (
     new_figure,
     new_parser,
     print_table,
+    read_record,
     save_figure,
     with_interval,
     write_result,
@@ -65,7 +66,26 @@ def train(
     )
     result = bn.train_reward(config)
     found = json.loads((result.model / "evaluation.json").read_text(encoding="utf-8"))
-    return {"rate": rate, "epochs": epochs, "seconds": round(result.metrics["seconds"]), "evaluation": found}
+    pairs = pairs_of(read_record(result.out)["data"], rows=len(read_rows(watched)))
+    seconds = round(result.metrics["seconds"])
+    return {"rate": rate, "epochs": epochs, "seconds": seconds, "pairs": pairs, "evaluation": found}
+
+
+def pairs_of(data: dict[str, int], *, rows: int) -> dict[str, dict[str, int]]:
+    """How many pairs trained and were evaluated, and how many were longer than the limit or not usable.
+
+    Args:
+        data: what the run's record says of its data. Its `read` and `bad_rows` are of the training file, its
+            `too_long` is of both.
+        rows: of the file that was evaluated on.
+    """
+    long = data["read"] - data["bad_rows"] - data["training"]
+    held_out_long = data["too_long"] - long
+    unusable = rows - data["validation"] - held_out_long
+    return {
+        "training": {"used": data["training"], "too_long": long, "unusable": data["bad_rows"]},
+        "evaluation": {"used": data["validation"], "too_long": held_out_long, "unusable": unusable},
+    }
 
 
 def summary(run: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from figures import once, read_jsonl, two_way_mean, write_rows
 from gsm8k import problem, read_problems
-from hh_reward import first_turn
+from hh_reward import first_turn, pairs_of
 from overoptimisation import agreement, make_pairs, verdict
 from reviews import clean, cut_review, ends_sentence, make_parts
 from splits import split_by
@@ -164,3 +164,12 @@ def test_two_way_mean_is_wider_when_runs_differ() -> None:
     # Runs that are alike: the interval is the one over prompts, 1.96 * sqrt(2 / 40).
     assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * math.sqrt(2 / 40), rel=0.05)
     assert three["high"] - three["low"] > 1.5 * (one["high"] - one["low"])
+
+
+def test_pairs_left_out_are_told_apart_by_file_and_reason() -> None:
+    """Training: 100 rows, 3 of them unusable and 7 too long; held out: 30 rows, 1 unusable and 2 too long."""
+    record = {"read": 100, "bad_rows": 3, "training": 90, "validation": 27, "too_long": 9}
+    assert pairs_of(record, rows=30) == {
+        "training": {"used": 90, "too_long": 7, "unusable": 3},
+        "evaluation": {"used": 27, "too_long": 2, "unusable": 1},
+    }
