@@ -503,7 +503,7 @@ def test_scoring_leaves_out_what_is_too_long_and_counts_it(tmp_path: Path) -> No
     scored = score_data(str(result.model), str(data), too_long="skip", **more)
     assert (scored.too_long, [origin[-2:] for origin in scored.origins]) == (1, [":1", ":3"])
     data.write_text(json.dumps(rows[1]) + "\n")
-    with pytest.raises(DataError, match="none of the 1 examples fits"):
+    with pytest.raises(DataError, match="none of the 1 examples can be scored"):
         score_data(str(result.model), str(data), too_long="skip", **more)
 
 

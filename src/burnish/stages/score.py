@@ -14,7 +14,7 @@ from rich.console import Console
 from burnish.data.chat import encode_usable
 from burnish.data.examples import Kind
 from burnish.data.groups import PromptGroup
-from burnish.data.sources import left_out, load_as_one_of
+from burnish.data.sources import LoadedData, left_out, load_as_one_of
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_write
 from burnish.models.config import Precision
@@ -97,14 +97,7 @@ def score_data(
         BurnishError: no reward model, data that can't be used, an `out` that exists, a setting that would do nothing.
     """
     console = console or Console(stderr=True)
-    if rule not in ENSEMBLE_RULES:
-        raise ConfigError(f"unknown rule {rule!r}", where="rule", fix=f"use one of: {', '.join(ENSEMBLE_RULES)}")
-    if spread_penalty is not None and rule != "mean-std":
-        raise ConfigError(
-            f"the rule {rule} takes no spread off",
-            where="spread_penalty",
-            fix="leave it away, or use the rule mean-std",
-        )
+    _check_rule(rule, spread_penalty)
     if out is not None and out.exists():
         raise OutputDirError("the output file exists", where=str(out), fix="choose another --out; nothing was touched")
     kind, loaded = load_as_one_of(data, kinds=_KINDS, columns=columns, on_bad_row=on_bad_row, limit=limit, split=split)
@@ -120,25 +113,47 @@ def score_data(
             where="rule",
             fix="leave it away, or use an ensemble with two members or more beside the one that is held back",
         )
-    encoded, refused = encode_usable(reward.template, reward.tokenizer, loaded.examples, on_bad_row=on_bad_row)
-    if refused:
-        console.print(left_out(refused), highlight=False, markup=False)
-    n_encoded = len(encoded)
-    if too_long == "skip":
-        encoded = [group for group in encoded if group.context_length <= reward.backbone.context_length]
-        if not encoded:
-            raise DataError(f"none of the {n_encoded} examples fits the model's context", where=data)
-    check_lengths(encoded, reward)
+    encoded, n_long = _encode(loaded, reward, on_bad_row, too_long, console)
     scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
     with Progress("score", console) as progress:
         members = score_groups(scorers, encoded, micro_batch_tokens, progress)
     used = members[: len(reward.scorers)]
     penalty = 1.0 if spread_penalty is None else spread_penalty
     scores = ensemble_score(used.flatten(1), rule, spread_penalty=penalty).reshape(members.shape[1:])
-    scored = Scored(kind, scores, members, tuple(group.origin for group in encoded), n_encoded - len(encoded), out)
+    scored = Scored(kind, scores, members, tuple(group.origin for group in encoded), n_long, out)
     if out is not None:
         atomic_write(out, "".join(json.dumps(row) + "\n" for row in _rows(scored)))
     return scored
+
+
+def _check_rule(rule: str, spread_penalty: float | None) -> None:
+    if rule not in ENSEMBLE_RULES:
+        raise ConfigError(f"unknown rule {rule!r}", where="rule", fix=f"use one of: {', '.join(ENSEMBLE_RULES)}")
+    if spread_penalty is not None and rule != "mean-std":
+        raise ConfigError(
+            f"the rule {rule} takes no spread off",
+            where="spread_penalty",
+            fix="leave it away, or use the rule mean-std",
+        )
+
+
+def _encode(
+    loaded: LoadedData,
+    reward: RewardModel,
+    on_bad_row: Literal["error", "skip"],
+    too_long: Literal["error", "skip"],
+    console: Console,
+) -> tuple[list[PromptGroup], int]:
+    """The groups that are scored, and how many are left out because the context can't hold them."""
+    encoded, refused = encode_usable(reward.template, reward.tokenizer, loaded.examples, on_bad_row=on_bad_row)
+    if refused:
+        console.print(left_out(refused), highlight=False, markup=False)
+    if too_long == "error":
+        check_lengths(encoded, reward)
+    kept = [group for group in encoded if group.context_length <= reward.backbone.context_length]
+    if not kept:
+        raise DataError(f"none of the {len(loaded.examples)} examples can be scored", where=loaded.source)
+    return kept, len(encoded) - len(kept)
 
 
 @torch.no_grad()
