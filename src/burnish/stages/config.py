@@ -232,7 +232,7 @@ class RewardConfig(TrainConfig):
         return self
 
     @model_validator(mode="after")
-    def _nothing_is_set_in_vain(self) -> Self:
+    def _everything_has_an_effect(self) -> Self:
         if self.tuning != "lora" and self.lora != LoRAConfig():
             raise ValueError(f"lora belongs to tuning: lora; with tuning: {self.tuning} there is no adapter")
         if self.tuning == "head" and self.gradient_checkpointing:
