@@ -122,7 +122,7 @@ def test_a_whole_reward_model_in_bfloat16_keeps_the_digits_of_its_head(tmp_path:
 def test_an_adapter_with_a_head_gives_the_same_scores_in_peft(padding: str, is_said: bool, tmp_path: Path) -> None:
     """With the line that the guide gives, in a padded batch and alone. Without it, a base whose padding is EOS has the
     scores of the rows without their EOS."""
-    from peft import AutoPeftModelForSequenceClassification
+    from peft import AutoPeftModelForSequenceClassification, PeftModel
 
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = padding
@@ -145,6 +145,10 @@ def test_an_adapter_with_a_head_gives_the_same_scores_in_peft(padding: str, is_s
         alone = float(stock(input_ids=torch.tensor(ids[:1])).logits[0, 0])
         padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="right")
         together = stock(**padded).logits[:, 0]
+        plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1, dtype=torch.float32)
+        plain.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        onto = PeftModel.from_pretrained(plain, result.model).eval()(**padded).logits[:, 0]
+    assert torch.equal(onto, together), "from the base's own directory, as the guide has it for catalog models"
     assert [alone, *together.tolist()] == pytest.approx([float(expected[0]), *expected[0::2].tolist()], abs=1e-5)
     assert untold == pytest.approx(float(expected[1 if is_said else 0]), abs=1e-5)
     assert abs(float(expected[0] - expected[1])) > 1e-3
