@@ -50,9 +50,9 @@ def _from_first(values: Sequence[T | None], make: Callable[[T, T], U]) -> tuple[
 
 
 def with_evidence(lines: Sequence[Line], cards: Sequence[Card]) -> list[Line]:
-    """The table's lines with those of this module among them: topic after the behaviours, KL and calibration after
+    """The table's lines with those of this module among them: topic after what was asked, KL and calibration after
     what is retained, repetition at the end."""
-    asked = [line for line in lines if line.group in ("behaviours", "information")]
+    asked = [line for line in lines if line.group in ("behaviours", "information", "declining")]
     retained = [line for line in lines if line.group == "retention"]
     others = [line for line in lines if line not in asked and line not in retained]
     return [
