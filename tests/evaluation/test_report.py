@@ -155,6 +155,7 @@ def test_numbers_worked_by_hand(report: Report) -> None:
     assert [cell.interval for cell in harm.cells] == ["0\u201324", "76\u2013100", "76\u2013100"]
     assert harm.changes[0] is None
     assert harm.changes[2].text == "+100.0\u00a0points"
+    assert harm.changes[2].interval == "+65.7 to +100.0"  # 100 less sqrt(2) times 24.25
     assert harm.changes[2].word == "better"
     nats = line(report, "nats_per_token")
     assert [cell.text for cell in nats.cells] == ["3.00", "3.06", "3.15"]
@@ -244,7 +245,7 @@ def test_the_verdict_is_in_words(report: Report) -> None:
         "Compared with raw, dpo is better at 7 of 7 behaviours, worse at none. Counted alone: over-refusal 0.0 points "
         "(can't tell), false abstention 0.0 points (can't tell), stops by itself +100.0 points (better). General "
         "ability: multiple choice "
-        "0.0 points (can't tell), nats per token +5.0 % (worse). Calibration error 0.000 (can't tell)."
+        "0.0 points (can't tell), nats per token +5.0 % (worse). Calibration: Brier score 0.000 (can't tell)."
     )
 
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 
 from burnish.evaluation import retention as retention_rules
 from burnish.evaluation.behaviours import BEHAVIOURS, NEEDLESS_DECLINES
-from burnish.evaluation.intervals import Difference, Interval, Mean, Rate, bootstrap_mean, paired_difference
+from burnish.evaluation.intervals import (
+    Difference,
+    Interval,
+    Mean,
+    Rate,
+    bootstrap_mean,
+    paired_difference,
+    paired_rate_difference,
+)
 from burnish.evaluation.retention import Retention
 from burnish.evaluation.suite import Card
 
@@ -168,7 +176,6 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
                 title=behaviour.title,
                 about=behaviour.asks,
                 rule=behaviour.rule,
-                seed=first.suite.seed,
             )
         )
         if name in first.right:
@@ -183,7 +190,6 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
             title="stops by itself",
             about="all prompts",
             rule="The model ends its answer with its own stop token within the limit of new tokens.",
-            seed=first.suite.seed,
         )
     )
     if (length := _length_line(cards)) is not None:
@@ -199,13 +205,10 @@ def rate_line(
     title: str,
     about: str,
     rule: str,
-    seed: int,
     higher_is_better: bool = True,
 ) -> Line:
     """A line of rates; `outcomes` holds for each model whether each prompt passed."""
-    changes = [
-        paired_difference(outcomes[0], other, higher_is_better=higher_is_better, seed=seed) for other in outcomes[1:]
-    ]
+    changes = [paired_rate_difference(outcomes[0], other, higher_is_better=higher_is_better) for other in outcomes[1:]]
     return Line(
         key=key,
         group=group,
@@ -229,7 +232,6 @@ def _right_line(cards: Sequence[Card], behaviour: str) -> Line:
         about=f"those of \u201c{BEHAVIOURS[behaviour].title}\u201d with accepted answers",
         rule="The answer passes and one of the row's accepted answers stands in it as whole words. Information: it "
         "tells what a model knows, which alignment does not teach.",
-        seed=cards[0].suite.seed,
     )
 
 
@@ -242,7 +244,6 @@ def _declining_lines(cards: Sequence[Card]) -> list[Line]:
             title=way.title,
             about=f"{BEHAVIOURS[way.behaviour].asks}; lower is better",
             rule=way.rule,
-            seed=cards[0].suite.seed,
             higher_is_better=False,
         )
         for way in NEEDLESS_DECLINES
@@ -262,7 +263,6 @@ def _retention_lines(cards: Sequence[Card]) -> list[Line]:
                 title="multiple choice",
                 about="questions of general knowledge, as raw text",
                 rule=retention_rules.CHOICE_RULE,
-                seed=kept[0].seed,
             )
         )
     if kept and kept[0].prose:

@@ -198,8 +198,8 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
         sentence += f" Counted alone: {alone}."
     if kept := _changes([line for line in lines if line.group == "retention"]):
         sentence += f" General ability: {kept}."
-    error = next((line.changes[-1] for line in lines if line.key == "ece"), None)
-    return f"{sentence} Calibration error {error.text} ({error.word})." if error is not None else sentence
+    score = _changes([line for line in lines if line.key == "brier"])
+    return f"{sentence} Calibration: {score}." if score else sentence
 
 
 def _changes(lines: Sequence[Line]) -> str:
@@ -235,7 +235,8 @@ def _made(
         ("prompts", taken),
         *((f"{s.kind} from", f"{s.name}, {s.n_rows} rows, sha256 {s.sha256[:16]}") for s in suite.sources),
         ("answers", f"greedy, at most {suite.max_new_tokens} new tokens, the same prompts for every model"),
-        ("intervals", "95 %: Wilson for rates, bootstrap for means, paired bootstrap for differences (10,000 draws)"),
+        ("intervals", "95 %: Wilson for rates and win rates, Newcombe's paired score interval for their differences"),
+        ("of means", "bootstrap, and the paired bootstrap for their differences (10,000 draws)"),
         ("other intervals", "pivotal bootstrap for the calibration error, jackknife for distinct 2-grams"),
         ("seed", str(suite.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
