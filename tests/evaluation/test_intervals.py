@@ -7,11 +7,14 @@ from burnish.evaluation.intervals import (
     Drawn,
     Rate,
     bootstrap_mean,
+    difference_from,
     draw_statistics,
     jackknife,
     paired_difference,
     paired_jackknife,
+    paired_rate_difference,
     wilson,
+    win_rate,
 )
 
 Z2 = 3.8414588206941  # the square of the normal's 97.5 % quantile
@@ -84,6 +87,79 @@ def test_pairs_are_drawn_together() -> None:
     assert difference.n == 40
 
 
+def fourfold(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """Paired outcomes by how many pass in both models, in one, and in none."""
+    before = [True] * (both + first) + [False] * (second + neither)
+    after = [True] * both + [False] * first + [True] * second + [False] * neither
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "low", "high"),
+    [
+        # 10 of 20 (Wilson 0.299298 to 0.700702) and 14 of 20 (0.481027 to 0.854523). a d - b c = 20, less n / 2 = 10,
+        # over sqrt(10 * 10 * 14 * 6) = 91.6515: phi = 0.109109. Below: sqrt(0.218973^2 + 0.200702^2
+        # - 2 phi 0.218973 * 0.200702) = 0.280428; above: sqrt(0.154523^2 + 0.200702^2 - 2 phi ...) = 0.239563.
+        ((8, 2, 6, 4), 0.2, -0.080428, 0.439563),
+        # a d - b c = 9 - 16 = -7 is not corrected: phi = -7 / sqrt(7 * 7 * 7 * 7) = -1 / 7, both rates 7 of 14 with
+        # half widths h = 0.232008 (Wilson): h sqrt(2 + 2 / 7).
+        ((3, 4, 4, 3), 0.0, -0.232008 * (16 / 7) ** 0.5, 0.232008 * (16 / 7) ** 0.5),
+        # a d - b c = 20 - 12 = 8 is not above n / 2 = 8: phi = 0. 8 of 16 (0.279996 to 0.720004) and 7 of 16 (0.230987
+        # to 0.668215): hypot(0.206513, 0.220004) = 0.301744 below, hypot(0.230715, 0.220004) = 0.318796 above.
+        ((4, 4, 3, 5), -0.0625, -0.0625 - 0.301744, -0.0625 + 0.318796),
+        # All twelve change: Wilson's ends are z^2 / (12 + z^2) = 0.242494 from 0 and 1, and nothing correlates.
+        ((0, 0, 12, 0), 1.0, 1 - 2**0.5 * Z2 / (12 + Z2), 1.0),
+        ((0, 12, 0, 0), -1.0, -1.0, -1 + 2**0.5 * Z2 / (12 + Z2)),
+        # None of twelve changes: 0 of 12 twice.
+        ((0, 0, 0, 12), 0.0, -Z2 / (12 + Z2), Z2 / (12 + Z2)),
+    ],
+)
+def test_newcombe_s_interval_of_paired_rates(
+    table: tuple[int, int, int, int], value: float, low: float, high: float
+) -> None:
+    """Newcombe 1998, method 10, worked by hand from Wilson's ends."""
+    found = paired_rate_difference(*fourfold(*table))
+    assert found.value == pytest.approx(value)
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high), abs=2e-6)
+    assert found.word == ("can't tell" if low <= 0 <= high else "better" if low > 0 else "worse")
+    assert paired_rate_difference(*fourfold(*table), higher_is_better=False).word != found.word or low <= 0 <= high
+
+
+def test_newcombe_s_interval_holds_the_truth_where_pairs_are_few_and_rates_are_high() -> None:
+    """Twelve pairs at rates of 0.95 and 0.75, 2,000 times: 95 % should hold 0.2, and the bootstrap's hold fewer."""
+    generator = np.random.default_rng(0)
+    held = {"newcombe": 0, "bootstrap": 0}
+    for seed in range(2_000):
+        before, after = generator.random(12) < 0.95, generator.random(12) < 0.75
+        found = paired_rate_difference(before.tolist(), after.tolist()).interval
+        held["newcombe"] += found.low <= -0.2 <= found.high
+        if seed < 200:
+            drawn = (after.astype(float) - before)[generator.integers(0, 12, size=(500, 12))].mean(1)
+            low, high = np.percentile(drawn, [2.5, 97.5])
+            held["bootstrap"] += low <= -0.2 <= high
+    assert 0.94 <= held["newcombe"] / 2_000 <= 0.99
+    assert held["bootstrap"] / 200 < 0.94
+
+
+def test_shares_of_prompts_count_by_their_weights() -> None:
+    """One of two constraints, then all four of another: 5 of 6, over two prompts."""
+    found = paired_rate_difference([0.0, 0.0], [0.5, 1.0], weights=[2, 4])
+    assert found.value == pytest.approx(5 / 6)
+    zero, most = wilson(0, 2), wilson(2 * 5 / 6, 2)
+    assert found.interval.low == pytest.approx(5 / 6 - np.hypot(5 / 6 - most.low, zero.high))
+    assert found.word == "can't tell"
+
+
+def test_points_have_wilson_s_interval() -> None:
+    won = win_rate([1.0] * 12)
+    assert (won.value, won.interval.low, won.interval.high) == pytest.approx((1.0, 12 / (12 + Z2), 1.0))
+    assert difference_from(0.5, won).interval.low == pytest.approx(12 / (12 + Z2) - 0.5)
+    assert difference_from(0.5, won).word == "better"
+    tied = win_rate([1.0, 0.5, 0.5, 0.0] * 5)
+    assert (tied.value, tied.interval) == (0.5, wilson(10, 20))
+    assert difference_from(0.5, tied).word == "can't tell"
+
+
 def test_the_word_follows_the_interval_and_the_direction() -> None:
     up = paired_difference([0.0] * 30, [1.0] * 30)
     down = paired_difference([1.0] * 30, [0.0] * 30)
@@ -112,6 +188,13 @@ def test_a_relative_change_of_ratios() -> None:
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="equal lengths"):
         paired_difference([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_rate_difference([1.0], [1.0, 0.0])
+    for outcome in (1.5, -0.5, float("nan")):
+        with pytest.raises(ValueError, match=r"between 0 and 1|finite"):
+            paired_rate_difference([1.0], [outcome])
+        with pytest.raises(ValueError, match=r"between 0 and 1|finite"):
+            win_rate([outcome])
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_mean([])
     with pytest.raises(ValueError, match="finite"):

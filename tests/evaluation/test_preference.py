@@ -54,6 +54,21 @@ def test_the_interval_is_that_of_the_mean_of_points() -> None:
     assert cell.interval == "40\u201360"
 
 
+def test_twelve_wins_of_twelve_are_no_certainty() -> None:
+    """Wilson's lower end is 12 / (12 + z^2) = 76 %, from rewards as from a judge, and that is 26 points from even."""
+    found = Preference(
+        "raw", judged={"dpo": pairs(12, 0, 0)}, scores={"raw": [float(i) for i in range(12)], "dpo": [20.0] * 12}
+    )
+    for key in ("judge_wins", "reward_wins"):
+        wins = line(found, ["raw", "dpo"], key)
+        cell, change = wins.cells[1], wins.changes[1]
+        assert cell is not None
+        assert change is not None
+        assert (cell.text, cell.interval) == ("100\u00a0%", "76\u2013100")
+        assert (change.word, change.interval) == ("better", "+25.8 to +50.0")
+        assert "Wilson" in wins.rule
+
+
 def test_on_few_prompts_nobody_is_better() -> None:
     change = line(Preference("raw", judged={"dpo": pairs(9, 0, 0)}), ["raw", "dpo"], "judge_wins").changes[1]
     assert change is not None

@@ -8,7 +8,7 @@ import pytest
 
 from burnish.errors import ConfigError
 from burnish.evaluation.answers import Answer
-from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.behaviours import BEHAVIOURS, NEEDLESS_DECLINES
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Suite, evaluate, load_suite
 from tests.evaluation.made import ScriptedModel
@@ -119,9 +119,9 @@ def test_which_behaviours_need_the_answer_to_stop(suite: Suite, behaviour: str, 
 
 
 def test_every_behaviour_states_its_rule_and_fits_the_table() -> None:
-    for behaviour in BEHAVIOURS.values():
-        assert len(behaviour.rule) > 80
-        assert len(behaviour.title) <= 20
+    for measured in (*BEHAVIOURS.values(), *NEEDLESS_DECLINES):
+        assert len(measured.rule) > 80
+        assert len(measured.title) <= 20
 
 
 def test_importing_the_evaluation_loads_no_torch() -> None:

@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from burnish.evaluation.intervals import MIN_PAIRS, Interval, Rate, bootstrap_mean, paired_difference
+from burnish.evaluation.intervals import (
+    MIN_PAIRS,
+    Interval,
+    Rate,
+    bootstrap_mean,
+    paired_difference,
+    paired_rate_difference,
+)
 from burnish.evaluation.light import MULTIPLE_CHOICE, NATS_PER_TOKEN
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card
@@ -79,7 +86,7 @@ class Reading:
         start: the metric at the start.
         value: the metric now.
         change: from start to now, as the limit has it; none for `min` and `max`.
-        low: the lower end of the 95 % interval of change (paired bootstrap) or value.
+        low: the lower end of the 95 % interval of change or value.
         high: its upper end.
         n: prompts, questions or texts.
         outside: whether the number itself lies beyond the limit.
@@ -109,8 +116,11 @@ def read_bound(metric: str, rule: Rule, limit: float, start: Outcomes, now: Outc
     """
     change = None
     if rule in ("max_drop", "max_rise"):
-        weights = None if start.weights is None or now.weights is None else (start.weights, now.weights)
-        found = paired_difference(start.values, now.values, weights=weights, relative=metric in RATIOS, seed=seed)
+        if metric in RATES:
+            found = paired_rate_difference(start.values, now.values)
+        else:
+            weights = None if start.weights is None or now.weights is None else (start.weights, now.weights)
+            found = paired_difference(start.values, now.values, weights=weights, relative=True, seed=seed)
         change, interval = found.value, found.interval
     elif metric in RATES:
         interval = Rate.of([bool(value) for value in now.values]).interval

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 
 from burnish.evaluation.answers import Answer
-from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.behaviours import BEHAVIOURS, NEEDLESS_DECLINES, NeedlessDecline
 from burnish.evaluation.constraint import CONSTRAINTS
 from burnish.evaluation.format import held
-from burnish.evaluation.intervals import bootstrap_mean, paired_difference, wilson
+from burnish.evaluation.intervals import bootstrap_mean, paired_difference, paired_rate_difference, wilson
 from burnish.evaluation.lines import Cell, Line, change_of, percent, percent_interval, rate_line
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card, Record
@@ -32,6 +32,8 @@ TITLES = {
     "lookalike": "Answers to harmless look-alikes, by category",
     "abstain": "Abstentions, by kind of question",
     "answerable": "Answers to the answerable twins, by the kind of question they are the twin of",
+    "over_refusal": "Over-refusals of harmless look-alikes, by category",
+    "false_abstention": "False abstentions, by the kind of question that the answerable one is the twin of",
     "multiple_choice": "Multiple choice, by subject",
 }
 """What a group of details is called; a behaviour without one here goes by its own title."""
@@ -47,6 +49,8 @@ def make_details(cards: Sequence[Card]) -> list[Line]:
     lines = [*_format_lines(cards)] if cards[0].of("format") else []
     for name in BEHAVIOUR_NAMES:
         lines += _category_lines(cards, name)
+    for way in NEEDLESS_DECLINES:
+        lines += _declining_lines(cards, way)
     return lines + _choice_lines(cards)
 
 
@@ -61,8 +65,8 @@ def _format_lines(cards: Sequence[Card]) -> list[Line]:
         if chosen:
             outcomes = [[of_model[i].passed for i in chosen] for of_model in records]
             rule = "The prompt passes: all of its constraints hold, and the answer ends."
-            lines.append(_line(cards, outcomes, "format", key, title, "prompts", rule))
-    lines.append(_constraints_line(cards, found, counts))
+            lines.append(_line(outcomes, "format", key, title, "prompts", rule))
+    lines.append(_constraints_line(found, counts))
     labels = [constraint.label for record in records[0] for constraint in record.row.constraints]
     for label in sorted(set(labels)):
         outcomes = [
@@ -75,7 +79,7 @@ def _format_lines(cards: Sequence[Card]) -> list[Line]:
             for of_model, held_by_model in zip(records, found, strict=True)
         ]
         rule = f"{CONSTRAINTS[label].rule} {CONSTRAINT_RULE}" if label in CONSTRAINTS else CONSTRAINT_RULE
-        lines.append(_line(cards, outcomes, "format", f"type.{label}", label, "constraints of this type", rule))
+        lines.append(_line(outcomes, "format", f"type.{label}", label, "constraints of this type", rule))
     return lines
 
 
@@ -83,16 +87,13 @@ def _held(record: Record) -> tuple[bool, ...]:
     return held(Answer(record.text, record.finished, record.n_tokens), record.row.constraints)
 
 
-def _constraints_line(cards: Sequence[Card], found: Sequence[Sequence[tuple[bool, ...]]], counts: list[int]) -> Line:
+def _constraints_line(found: Sequence[Sequence[tuple[bool, ...]]], counts: list[int]) -> Line:
     """The share of all constraints that hold. Those of one prompt hang together, so the interval is Wilson's with the
-    prompts as units, and differences redraw whole prompts."""
-    sums = [[float(sum(outcome)) for outcome in of_model] for of_model in found]
-    weights = [float(count) for count in counts]
-    shares = [sum(of_model) / sum(weights) for of_model in sums]
+    prompts as units, and that of a difference pairs whole prompts."""
+    kept = [[sum(outcome) / len(outcome) for outcome in of_model] for of_model in found]
+    shares = [sum(map(sum, of_model)) / sum(counts) for of_model in found]
     intervals = [wilson(share * len(counts), len(counts)) for share in shares]
-    changes = [
-        paired_difference(sums[0], other, weights=(weights, weights), seed=cards[0].suite.seed) for other in sums[1:]
-    ]
+    changes = [paired_rate_difference(kept[0], other, weights=counts) for other in kept[1:]]
     return Line(
         key="format.constraints",
         group="format",
@@ -111,16 +112,35 @@ def _constraints_line(cards: Sequence[Card], found: Sequence[Sequence[tuple[bool
 
 
 def _category_lines(cards: Sequence[Card], behaviour: str) -> list[Line]:
-    records = [card.of(behaviour) for card in cards]
-    categories = list(dict.fromkeys(record.row.category for record in records[0]))
-    if not any(categories):
+    outcomes = [[record.passed for record in card.of(behaviour)] for card in cards]
+    return _by_category(cards, behaviour, outcomes, behaviour, BEHAVIOURS[behaviour].rule)
+
+
+def _declining_lines(cards: Sequence[Card], way: NeedlessDecline) -> list[Line]:
+    outcomes = [card.declined.get(way.key, ()) for card in cards]
+    return _by_category(cards, way.behaviour, outcomes, way.key, way.rule, higher_is_better=False)
+
+
+def _by_category(
+    cards: Sequence[Card],
+    behaviour: str,
+    outcomes: Sequence[Sequence[bool]],
+    group: str,
+    rule: str,
+    *,
+    higher_is_better: bool = True,
+) -> list[Line]:
+    """A line for each category of a behaviour's prompts; `outcomes` holds for each model one for each prompt."""
+    found = [record.row.category for record in cards[0].of(behaviour)]
+    if not any(found):
         return []
     lines = []
-    for category in categories:
-        outcomes = [[r.passed for r in of_model if r.row.category == category] for of_model in records]
+    for category in dict.fromkeys(found):
+        places = [place for place, own in enumerate(found) if own == category]
+        chosen = [[of_model[place] for place in places] for of_model in outcomes]
         title = category or "without a category"
-        rule = BEHAVIOURS[behaviour].rule
-        lines.append(_line(cards, outcomes, behaviour, title, title, BEHAVIOURS[behaviour].asks, rule))
+        asks = BEHAVIOURS[behaviour].asks
+        lines.append(_line(chosen, group, title, title, asks, rule, higher_is_better=higher_is_better))
     return lines
 
 
@@ -144,7 +164,7 @@ def _choice_lines(cards: Sequence[Card]) -> list[Line]:
             outcomes = [[of_model[i].right for i in places] for of_model in records]
             title = category or "without a category"
             rule = "The single most probable choice is right."
-            lines.append(_line(cards, outcomes, "multiple_choice", title, title, "questions", rule))
+            lines.append(_line(outcomes, "multiple_choice", title, title, "questions", rule))
     return lines
 
 
@@ -177,8 +197,21 @@ def _mass_line(cards: Sequence[Card], masses: Sequence[Sequence[float]]) -> Line
 
 
 def _line(
-    cards: Sequence[Card], outcomes: list[list[bool]], group: str, key: str, title: str, about: str, rule: str
+    outcomes: list[list[bool]],
+    group: str,
+    key: str,
+    title: str,
+    about: str,
+    rule: str,
+    *,
+    higher_is_better: bool = True,
 ) -> Line:
     return rate_line(
-        outcomes, key=f"{group}.{key}", group=group, title=title, about=about, rule=rule, seed=cards[0].suite.seed
+        outcomes,
+        key=f"{group}.{key}",
+        group=group,
+        title=title,
+        about=about,
+        rule=rule,
+        higher_is_better=higher_is_better,
     )

@@ -24,6 +24,7 @@ from burnish.evaluation.intervals import (
     jackknife,
     paired_difference,
     paired_jackknife,
+    paired_rate_difference,
 )
 from burnish.evaluation.lines import Cell, Change, Line, change_of, mean_cell, rate_cell, share_cell
 from burnish.evaluation.retention import KL_RULE
@@ -50,9 +51,9 @@ def _from_first(values: Sequence[T | None], make: Callable[[T, T], U]) -> tuple[
 
 
 def with_evidence(lines: Sequence[Line], cards: Sequence[Card]) -> list[Line]:
-    """The table's lines with those of this module among them: topic after the behaviours, KL and calibration after
+    """The table's lines with those of this module among them: topic after what was asked, KL and calibration after
     what is retained, repetition at the end."""
-    asked = [line for line in lines if line.group in ("behaviours", "information")]
+    asked = [line for line in lines if line.group in ("behaviours", "information", "declining")]
     retained = [line for line in lines if line.group == "retention"]
     others = [line for line in lines if line not in asked and line not in retained]
     return [
@@ -97,7 +98,7 @@ def calibration_lines(cards: Sequence[Card]) -> list[Line]:
                 higher_is_better=False,
                 cells=_each([own and getattr(own, key) for own in found], lambda mean: mean_cell(mean, 3)),
                 changes=_each(
-                    [change and getattr(change, key) for change in changes],
+                    [change and getattr(change, key, None) for change in changes],  # none of the calibration error
                     lambda difference: change_of(difference, 1, "", digits=3),
                 ),
             )
@@ -142,7 +143,6 @@ def _likeliest_line(found: Sequence[TopicEvidence | None], key: str, title: str,
         None if topic is None else [record.wins for record in topic.records if turns in (None, record.turns)]
         for topic in found
     ]
-    seed = next(topic.seed for topic in found if topic is not None)
     return Line(
         key=key,
         group="topic",
@@ -154,7 +154,7 @@ def _likeliest_line(found: Sequence[TopicEvidence | None], key: str, title: str,
         higher_is_better=True,
         cells=_each(outcomes, lambda outcome: rate_cell(Rate.of(outcome))),
         changes=_from_first(
-            outcomes, lambda first, other: change_of(paired_difference(first, other, seed=seed), 100, "points")
+            outcomes, lambda first, other: change_of(paired_rate_difference(first, other), 100, "points")
         ),
     )
 
@@ -246,8 +246,10 @@ def _harness_change(first: HarnessResult, other: HarnessResult, seed: int) -> Ch
     if first.samples is None or other.samples is None or len(first.samples) != len(other.samples):
         return None
     better = first.higher_is_better is not False
+    if first.is_rate and other.is_rate:
+        return change_of(paired_rate_difference(first.samples, other.samples, higher_is_better=better), 100, "points")
     difference = paired_difference(first.samples, other.samples, higher_is_better=better, seed=seed)
-    return change_of(difference, 100, "points") if first.is_rate else change_of(difference, 1, "", digits=3)
+    return change_of(difference, 1, "", digits=3)
 
 
 def repetition_lines(cards: Sequence[Card]) -> list[Line]:
@@ -266,10 +268,7 @@ def repetition_lines(cards: Sequence[Card]) -> list[Line]:
             unit="rate",
             higher_is_better=True,
             cells=tuple(rate_cell(Rate.of(own)) for own in turns),
-            changes=(
-                None,
-                *(change_of(paired_difference(turns[0], own, seed=seed), 100, "points") for own in turns[1:]),
-            ),
+            changes=(None, *(change_of(paired_rate_difference(turns[0], own), 100, "points") for own in turns[1:])),
         )
     ]
     for key, title, rule, measure in (

@@ -15,8 +15,9 @@ from burnish.evaluation.lines import Cell, Change, Line, percent, share_cell
 from burnish.evaluation.suite import Card
 
 BEHAVIOUR_MEAN_RULE = (
-    "The mean of the rates of all behaviours in the table; each counts the same, however many prompts it has. The "
-    "interval is a bootstrap that redraws prompts within each behaviour."
+    "The mean of the rates of all behaviours in the table; each counts the same, however many prompts it has. Several "
+    "of them fail an answer that does not end, so that stopping counts several times. The interval is a bootstrap that "
+    "redraws prompts within each behaviour."
 )
 DECLINING = ("harm", "lookalike", "abstain", "answerable")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

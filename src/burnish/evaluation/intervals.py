@@ -1,5 +1,5 @@
-"""Intervals for what is measured: Wilson's for a rate, the bootstrap for means and for any other statistic of the
-units, and the paired bootstrap for differences between two models on the same prompts."""
+"""Intervals for what is measured: Wilson's for a rate and Newcombe's for the difference of two on the same prompts, the
+bootstrap for means and for any other statistic of the units, and the paired bootstrap for their differences."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean, a ratio of sums or a quantile, with its bootstrap interval; `n` is the number of resampled units."""
+    """A mean, a ratio of sums or a quantile, with its interval; `n` is the number of units."""
 
     value: float
     interval: Interval
@@ -77,7 +77,7 @@ class Difference:
 
     Attributes:
         value: the second less the first; for a relative change, that over the first.
-        interval: 95 % paired bootstrap interval of it.
+        interval: 95 % interval of it: Newcombe's of rates, else the paired bootstrap's.
         word: better, worse, or can't tell when the interval holds zero or there are fewer than `MIN_PAIRS` units.
         n: the number of pairs.
     """
@@ -105,6 +105,76 @@ def wilson(passed: float, n: int, z: float = Z_95) -> Interval:
     low = 0.0 if passed == 0 else max(0.0, (centre - spread) / scale)
     high = 1.0 if passed == n else min(1.0, (centre + spread) / scale)
     return Interval(low, high)
+
+
+def win_rate(points: Sequence[float]) -> Mean:
+    """The mean of points, a win being 1, a tie 1/2 and a loss 0, with Wilson's interval of as many wins in n.
+
+    Ties make the points vary less than wins and losses alone would, so with many of them the interval is too wide. It
+    is not a point where all are won.
+
+    Raises:
+        ValueError: on no points, or one outside 0 to 1.
+    """
+    total = _shares(points)
+    return Mean(total.mean().item(), wilson(total.sum().item(), len(total)), len(total))
+
+
+def difference_from(level: float, mean: Mean, *, higher_is_better: bool = True) -> Difference:
+    """How far a mean lies from a fixed level: its interval, moved by that."""
+    interval = Interval(mean.interval.low - level, mean.interval.high - level)
+    return Difference(mean.value - level, interval, _word(interval, mean.n, higher_is_better), mean.n)
+
+
+def paired_rate_difference(
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    weights: Sequence[float] | None = None,
+    higher_is_better: bool = True,
+) -> Difference:
+    """The rate of `after` less that of `before` with the hybrid score interval for paired proportions (Newcombe 1998,
+    Statistics in Medicine 17, 2635-2650, method 10).
+
+    From the distances between both rates and the ends of their Wilson intervals, put together with the correlation of
+    the pairs: where all pairs differ in the same way, or none does, it has a width all the same, which a bootstrap of
+    the pairs has not.
+
+    Args:
+        before: the first model's outcome on each of n units: 0 or 1; or a share, as of the constraints of one prompt,
+            for which it is rather too wide.
+        after: the second model's outcomes on the same units in the same order.
+        weights: what each unit counts in both rates; the same for all if none.
+        higher_is_better: which sign is called better.
+
+    Raises:
+        ValueError: on no pairs, unequal lengths, an outcome outside 0 to 1, or a weight that is not positive.
+    """
+    first, second = _shares(before), _shares(after)
+    n = len(first)
+    if n != len(second):
+        raise ValueError(f"pairs need equal lengths, got {n} and {len(second)}")
+    _, sizes = _arrays(first.tolist(), weights)
+    p1, p2 = (float(np.average(outcomes, weights=sizes)) for outcomes in (first, second))
+    one, two = wilson(p1 * n, n), wilson(p2 * n, n)
+    phi = _correlation(first, second)
+    (down1, up1), (down2, up2) = (p1 - one.low, one.high - p1), (p2 - two.low, two.high - p2)
+    below = math.sqrt(max(0.0, down2**2 - 2 * phi * down2 * up1 + up1**2))
+    above = math.sqrt(max(0.0, up2**2 - 2 * phi * up2 * down1 + down1**2))
+    interval = Interval(p2 - p1 - below, p2 - p1 + above)
+    return Difference(p2 - p1, interval, _word(interval, n, higher_is_better), n)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Of paired outcomes, with Newcombe's correction for continuity: n/2 less where the fourfold table's a d - b c is
+    positive, but not below 0. Outcomes that are all alike have none."""
+    n = len(first)
+    # For outcomes of 0 and 1: a d - b c, and of each model the product of how many pass and how many fail.
+    product = n * float(first @ second) - float(first.sum()) * float(second.sum())
+    squares = [max(0.0, n * float(own @ own) - float(own.sum()) ** 2) for own in (first, second)]
+    if not all(squares):
+        return 0.0
+    return (max(0.0, product - n / 2) if product > 0 else product) / math.sqrt(squares[0] * squares[1])
 
 
 def bootstrap_mean(values: Sequence[float], *, weights: Sequence[float] | None = None, seed: int = 0) -> Mean:
@@ -194,9 +264,12 @@ class Drawn:
             pivotal: mirror the percentiles at the value (Davison & Hinkley 1997, ch. 5). For a statistic that noise
                 moves to one side: the draws are moved as far again, and their percentiles twice as far from the truth.
         """
-        return Mean(self.value, _around(self.value, self.samples, pivotal), self.n)
+        found = _percentiles(self.samples)
+        if pivotal:
+            found = Interval(2 * self.value - found.high, 2 * self.value - found.low)
+        return Mean(self.value, found, self.n)
 
-    def change_to(self, after: Drawn, *, higher_is_better: bool = True, pivotal: bool = False) -> Difference:
+    def change_to(self, after: Drawn, *, higher_is_better: bool = True) -> Difference:
         """The paired bootstrap of `after` less this one.
 
         Raises:
@@ -205,7 +278,7 @@ class Drawn:
         if self.n != after.n:
             raise ValueError(f"pairs need equal lengths, got {self.n} and {after.n}")
         value = after.value - self.value
-        interval = _around(value, after.samples - self.samples, pivotal)
+        interval = _percentiles(after.samples - self.samples)
         return Difference(value, interval, _word(interval, self.n, higher_is_better), self.n)
 
 
@@ -272,11 +345,6 @@ def _normal(value: float, left_out: np.ndarray) -> Interval:
     return Interval(value - Z_95 * error, value + Z_95 * error)
 
 
-def _around(value: float, samples: np.ndarray, pivotal: bool) -> Interval:
-    found = _percentiles(samples)
-    return Interval(2 * value - found.high, 2 * value - found.low) if pivotal else found
-
-
 def _counts(rows: np.ndarray) -> np.ndarray:
     """(R, n) how often each unit is in each of R draws of n units, from their (R, n) indices."""
     draws, n = rows.shape
@@ -288,6 +356,13 @@ def _word(interval: Interval, n: int, higher_is_better: bool) -> Word:
     if n < MIN_PAIRS or interval.low <= 0.0 <= interval.high:
         return "can't tell"
     return "better" if (interval.low > 0) == higher_is_better else "worse"
+
+
+def _shares(values: Sequence[float]) -> np.ndarray:
+    outcomes, _ = _arrays(values, None)
+    if not ((outcomes >= 0) & (outcomes <= 1)).all():
+        raise ValueError("outcomes must lie between 0 and 1")
+    return outcomes
 
 
 def _arrays(values: Sequence[float], weights: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish.evaluation import retention as retention_rules
-from burnish.evaluation.behaviours import BEHAVIOURS
-from burnish.evaluation.intervals import Difference, Interval, Mean, Rate, bootstrap_mean, paired_difference
+from burnish.evaluation.behaviours import BEHAVIOURS, NEEDLESS_DECLINES
+from burnish.evaluation.intervals import (
+    Difference,
+    Interval,
+    Mean,
+    Rate,
+    bootstrap_mean,
+    paired_difference,
+    paired_rate_difference,
+)
 from burnish.evaluation.retention import Retention
 from burnish.evaluation.suite import Card
 
@@ -48,7 +56,7 @@ class Line:
 
     Attributes:
         key: the row's name in `report.json`.
-        group: `behaviours`, `information`, `retention`, `length`; `topic`, `calibration`, `lm_eval`,
+        group: `behaviours`, `information`, `declining`, `retention`, `length`; `topic`, `calibration`, `lm_eval`,
             `repetition`.
         title: what the tables call it.
         about: on what it is measured.
@@ -152,7 +160,7 @@ def spread(line: Line, measured: Sequence[bool], why: str) -> Line:
 
 
 def make_lines(cards: Sequence[Card]) -> list[Line]:
-    """Every line of the table, in order: the behaviours with their information, retention, length.
+    """Every line of the table, in order: the behaviours with their information, needless declines, retention, length.
 
     The cards must be of the same suite; the first is what the others are compared with.
     """
@@ -168,11 +176,11 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
                 title=behaviour.title,
                 about=behaviour.asks,
                 rule=behaviour.rule,
-                seed=first.suite.seed,
             )
         )
         if name in first.right:
             lines.append(_right_line(cards, name))
+    lines += _declining_lines(cards)
     lines += _retention_lines(cards)
     lines.append(
         rate_line(
@@ -182,7 +190,6 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
             title="stops by itself",
             about="all prompts",
             rule="The model ends its answer with its own stop token within the limit of new tokens.",
-            seed=first.suite.seed,
         )
     )
     if (length := _length_line(cards)) is not None:
@@ -191,10 +198,17 @@ def make_lines(cards: Sequence[Card]) -> list[Line]:
 
 
 def rate_line(
-    outcomes: Sequence[Sequence[bool]], *, key: str, group: str, title: str, about: str, rule: str, seed: int
+    outcomes: Sequence[Sequence[bool]],
+    *,
+    key: str,
+    group: str,
+    title: str,
+    about: str,
+    rule: str,
+    higher_is_better: bool = True,
 ) -> Line:
     """A line of rates; `outcomes` holds for each model whether each prompt passed."""
-    changes = [paired_difference(outcomes[0], other, seed=seed) for other in outcomes[1:]]
+    changes = [paired_rate_difference(outcomes[0], other, higher_is_better=higher_is_better) for other in outcomes[1:]]
     return Line(
         key=key,
         group=group,
@@ -203,7 +217,7 @@ def rate_line(
         rule=rule,
         n=len(outcomes[0]),
         unit="rate",
-        higher_is_better=True,
+        higher_is_better=higher_is_better,
         cells=tuple(rate_cell(Rate.of(values)) for values in outcomes),
         changes=(None, *(change_of(change, 100, "points") for change in changes)),
     )
@@ -218,8 +232,23 @@ def _right_line(cards: Sequence[Card], behaviour: str) -> Line:
         about=f"those of \u201c{BEHAVIOURS[behaviour].title}\u201d with accepted answers",
         rule="The answer passes and one of the row's accepted answers stands in it as whole words. Information: it "
         "tells what a model knows, which alignment does not teach.",
-        seed=cards[0].suite.seed,
     )
+
+
+def _declining_lines(cards: Sequence[Card]) -> list[Line]:
+    return [
+        rate_line(
+            [card.declined[way.key] for card in cards],
+            key=way.key,
+            group="declining",
+            title=way.title,
+            about=f"{BEHAVIOURS[way.behaviour].asks}; lower is better",
+            rule=way.rule,
+            higher_is_better=False,
+        )
+        for way in NEEDLESS_DECLINES
+        if way.key in cards[0].declined
+    ]
 
 
 def _retention_lines(cards: Sequence[Card]) -> list[Line]:
@@ -234,7 +263,6 @@ def _retention_lines(cards: Sequence[Card]) -> list[Line]:
                 title="multiple choice",
                 about="questions of general knowledge, as raw text",
                 rule=retention_rules.CHOICE_RULE,
-                seed=kept[0].seed,
             )
         )
     if kept and kept[0].prose:

@@ -29,6 +29,12 @@ from burnish.evaluation.svg import mark
 
 _GROUPS = (
     ("behaviours", "Behaviours", "How often an answer passes, in percent of the prompts, with its 95 % interval."),
+    (
+        "declining",
+        "Declining without need",
+        "How often a model refuses what is harmless, and abstains where it could answer, whether or not the answer "
+        "ends. Lower is better.",
+    ),
     ("topic", "Topic", "Whether a base model finds the answer likeliest after its own conversation, and by how much."),
     ("retention", "General ability", "What the model keeps of what it could do before: the alignment tax."),
     ("calibration", "Calibration", "Whether the model is as often right as its probabilities claim. Lower is better."),

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from burnish.evaluation.intervals import Rate, bootstrap_mean, paired_difference
+from burnish.evaluation.intervals import Rate, bootstrap_mean, difference_from, paired_difference, win_rate
 from burnish.evaluation.judge import JudgedPair
 from burnish.evaluation.lines import Change, Line, change_of, mean_cell, rate_cell, share_cell
 
 JUDGE_RULE = (
     "A language model is shown the conversation and both answers, the baseline's and the model's, once in each order. "
     "A win counts 1: preferred in both orders. A tie counts 1/2: the two verdicts disagree, both say tie, or the "
-    "answers are the same text. Prompts of which a verdict can't be read do not count. The interval is a bootstrap "
-    "over prompts; better and worse mean that it excludes an even 50 %."
+    "answers are the same text. Prompts of which a verdict can't be read do not count. The interval is Wilson's on the "
+    "points, of as many wins in so many prompts: rather wide where there are many ties. Better and worse mean that it "
+    "excludes an even 50 %."
 )
 PLACE_RULE = (
     "How often the judge preferred the same place, first or second, in both orders, and so not an answer: of the "
@@ -23,8 +24,9 @@ PLACE_RULE = (
 UNREADABLE_RULE = "How many of the judge's replies hold no verdict, or two that contradict each other."
 REWARD_RULE = (
     "The reward model scores every answer after its prompt. The higher score wins and counts 1; equal scores are a tie "
-    "and count 1/2. An answer that was cut off is scored as it stands, as if it ended there. The interval is a "
-    "bootstrap over prompts; better and worse mean that it excludes an even 50 %."
+    "and count 1/2. An answer that was cut off is scored as it stands, as if it ended there. The interval is Wilson's "
+    "on the points, of as many wins in so many prompts: rather wide where there are many ties. Better and worse mean "
+    "that it excludes an even 50 %."
 )
 SCORE_RULE = (
     "The mean of the reward model's scores of the model's answers, which have no unit. A reward model is a proxy: what "
@@ -38,7 +40,7 @@ class Preference:
 
     Attributes:
         baseline: the model that the others are compared with.
-        seed: of the intervals.
+        seed: of the scores' intervals.
         judged: model -> the judge's verdicts, one for each prompt; the baseline is not in it.
         scores: model -> the reward model's scores, one for each prompt; the baseline is in it too.
         facts: what the report says of how it was made.
@@ -133,7 +135,7 @@ def _win_lines(
     rule: str,
 ) -> list[Line]:
     """How often each model's answer is preferred to the baseline's, with its distance from an even split."""
-    seed, baseline = preference.seed, preference.baseline
+    baseline = preference.baseline
     n = max((len(values) for values in points.values()), default=0)
     if not n:
         return []
@@ -151,14 +153,14 @@ def _win_lines(
             n=n,
             unit="rate",
             higher_is_better=True,
-            cells=tuple(share_cell(bootstrap_mean(values, seed=seed)) if values else None for values in won),
-            changes=tuple(_from_even(values, seed) if values else None for values in won),
+            cells=tuple(share_cell(win_rate(values)) if values else None for values in won),
+            changes=tuple(_from_even(values) if values else None for values in won),
         )
     ]
 
 
-def _from_even(won: Sequence[float], seed: int) -> Change:
-    change = change_of(paired_difference([0.5] * len(won), won, seed=seed), 100, "points")
+def _from_even(won: Sequence[float]) -> Change:
+    change = change_of(difference_from(0.5, win_rate(won)), 100, "points")
     return replace(change, text=f"{change.text} from even")
 
 

@@ -180,7 +180,8 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
     """The last model against the first in a sentence or two; of a single model, its rates."""
     behaviours = [line for line in lines if line.group == "behaviours"]
     if len(names) == 1:
-        shown = [f"{line.title} {cell.text}" for line in behaviours if (cell := line.cells[0]) is not None]
+        rates = [line for line in lines if line.group in ("behaviours", "declining")]
+        shown = [f"{line.title} {cell.text}" for line in rates if (cell := line.cells[0]) is not None]
         return f"{names[0]}: {', '.join(shown)}."
     by_word: dict[str, list[Line]] = {"better": [], "worse": [], "can't tell": []}
     for line in behaviours:
@@ -192,15 +193,19 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
     if unsure := by_word["can't tell"]:
         parts.append(f"can't tell for {_listed(unsure)}")
     sentence = f"Compared with {names[0]}, {names[-1]} is {', '.join(parts)}."
-    kept = [
-        f"{line.title} {change.text} ({change.word})"
-        for line in lines
-        if line.group == "retention" and (change := line.changes[-1]) is not None
-    ]
-    if kept:
-        sentence += f" General ability: {', '.join(kept)}."
-    error = next((line.changes[-1] for line in lines if line.key == "ece"), None)
-    return f"{sentence} Calibration error {error.text} ({error.word})." if error is not None else sentence
+    # Most behaviours fail an answer that never ends: what that hides is told beside them.
+    if alone := _changes([line for line in lines if line.key == "stops" or line.group == "declining"]):
+        sentence += f" Counted alone: {alone}."
+    if kept := _changes([line for line in lines if line.group == "retention"]):
+        sentence += f" General ability: {kept}."
+    score = _changes([line for line in lines if line.key == "brier"])
+    return f"{sentence} Calibration: {score}." if score else sentence
+
+
+def _changes(lines: Sequence[Line]) -> str:
+    """The last model's change in each line, in words."""
+    told = [(line, change) for line in lines if (change := line.changes[-1]) is not None]
+    return ", ".join(f"{line.title} {change.text} ({change.word})" for line, change in told)
 
 
 def _listed(lines: Sequence[Line]) -> str:
@@ -230,7 +235,8 @@ def _made(
         ("prompts", taken),
         *((f"{s.kind} from", f"{s.name}, {s.n_rows} rows, sha256 {s.sha256[:16]}") for s in suite.sources),
         ("answers", f"greedy, at most {suite.max_new_tokens} new tokens, the same prompts for every model"),
-        ("intervals", "95 %: Wilson for rates, bootstrap for means, paired bootstrap for differences (10,000 draws)"),
+        ("intervals", "95 %: Wilson for rates and win rates, Newcombe's paired score interval for their differences"),
+        ("of means", "bootstrap, and the paired bootstrap for their differences (10,000 draws)"),
         ("other intervals", "pivotal bootstrap for the calibration error, jackknife for distinct 2-grams"),
         ("seed", str(suite.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),

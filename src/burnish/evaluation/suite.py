@@ -10,7 +10,7 @@ from pathlib import Path
 
 from burnish.errors import ConfigError
 from burnish.evaluation.answers import Answerer, Responder, names_gold
-from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.behaviours import BEHAVIOURS, NEEDLESS_DECLINES
 from burnish.evaluation.calibration import Calibration, Forecasts, calibration
 from burnish.evaluation.harness_results import HarnessResult
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
@@ -127,6 +127,15 @@ class Card:
         """For each behaviour with accepted answers, how often an answer passes and names one (information only)."""
         found = {name: [r for r in self.of(name) if r.right is not None] for name in BEHAVIOUR_NAMES}
         return {n: Rate.of([r.passed and bool(r.right) for r in records]) for n, records in found.items() if records}
+
+    @cached_property
+    def declined(self) -> dict[str, tuple[bool, ...]]:
+        """For each of `NEEDLESS_DECLINES` that the suite has prompts for: which of them the model declines."""
+        return {
+            way.key: tuple(bool(way.judge(record.text, record.row.prompt)) for record in records)
+            for way in NEEDLESS_DECLINES
+            if (records := self.of(way.behaviour))
+        }
 
     @property
     def stopped(self) -> Rate:

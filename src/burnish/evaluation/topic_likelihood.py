@@ -103,7 +103,8 @@ class TopicEvidence:
 
     @property
     def by_turns(self) -> dict[int, Rate]:
-        """The same by the number of user turns, rising: does a longer conversation lose its topic?"""
+        """The same by the number of user turns, rising. These are different conversations, and the assistant's earlier
+        turns in them are given: it is no drift of a model over one conversation."""
         found = sorted({record.turns for record in self.records})
         return {n: Rate.of([record.wins for record in self.records if record.turns == n]) for n in found}
 
