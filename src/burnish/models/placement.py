@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import cache
 
@@ -62,3 +63,13 @@ def product_seconds(dtype: torch.dtype) -> float:
         torch.nn.functional.linear(left, right)
         best = min(best, time.perf_counter() - started)
     return best
+
+
+def peak_memory_gb() -> float:
+    """The most memory that the process has held, in GB (1e9 bytes): on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    import resource  # Windows has none
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

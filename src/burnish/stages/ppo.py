@@ -10,7 +10,6 @@ Legend: N response tokens of a micro-batch, R responses of a rollout.
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +21,10 @@ from torch import Tensor
 
 from burnish.data.batching import RolloutOrder
 from burnish.data.groups import GroupBatch, PromptGroup
-from burnish.data.sources import Example, LoadedData
-from burnish.errors import DataError
 from burnish.files import atomic_directory
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.models.heads import score
+from burnish.models.placement import peak_memory_gb
 from burnish.models.reward import write_scorer
 from burnish.models.roles import Role, hidden_of
 from burnish.models.trunk import TrunkCache
@@ -38,7 +36,7 @@ from burnish.stages.keeping import Best
 from burnish.stages.loop import TrainingLoop
 from burnish.stages.monitor import make_monitor
 from burnish.stages.ppo_config import PPOConfig
-from burnish.stages.ppo_reward import Rewarder, functions_of
+from burnish.stages.ppo_reward import Rewarder, examples_by_origin, functions_of
 from burnish.stages.ppo_roles import Cast, load_cast
 from burnish.stages.ppo_rollout import (
     Rollout,
@@ -82,7 +80,7 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
             len(groups.train), config.rollout_size, config.batch_size, config.update_epochs, config.seed
         )
         held_out = groups.validation[: config.evaluation_prompts]
-        rewarder = Rewarder(config, cast, _by_origin(data), functions)
+        rewarder = Rewarder(config, cast, examples_by_origin(data), functions)
         stage = Stage(config, cast, run, console, order, groups.train, rewarder)
         stage.watch = stage.watching(held_out)
         stage.watch.announce()
@@ -110,22 +108,6 @@ def train_ppo(config: PPOConfig, *, console: Console | None = None) -> RunResult
         actors = Actors(cast.ground, cast.policy, cast.start)
         finish_with(run, lambda path: write_policy(actors, path, model_dtype(config)), loop.done, metrics)
         return run.result(resumed_from=resumed_from)
-
-
-def _by_origin(data: tuple[LoadedData, LoadedData | None]) -> dict[str, Example]:
-    """The examples by the place that a group names.
-
-    Raises:
-        DataError: two different examples stand in one place: a reward function would be told of the wrong one.
-    """
-    found: dict[str, Example] = {}
-    for part in data:
-        for example in [] if part is None else part.examples:
-            if found.setdefault(str(example.origin), example) != example:
-                raise DataError(
-                    "two different rows are said to stand here", where=str(example.origin), fix="give one file for each"
-                )
-    return found
 
 
 def _write_critic(cast: Cast, run: Run, config: PPOConfig) -> None:
@@ -402,10 +384,3 @@ class Stage:
             own = {name.removeprefix("rollout."): t for name, t in tensors.items() if name.startswith("rollout.")}
             places = self.order.prompts(int(state["rollout"]["number"]))
             self.rollout = Rollout.restored(state["rollout"], own, [self.prompts[place] for place in places])
-
-
-def peak_memory_gb() -> float:
-    """The most memory that the process has held, in GB (1e9 bytes): on the GPU if there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from burnish.data.chat import decode_response
-from burnish.data.sources import Example
-from burnish.errors import ConfigError, TrainingError
+from burnish.data.sources import Example, LoadedData
+from burnish.errors import ConfigError, DataError, TrainingError
 from burnish.models.heads import ensemble_score
 from burnish.ops.running import LEAST_STD, RunningMoments
 from burnish.stages.functions import Episodes, RewardFunction, is_function, load_function
@@ -43,6 +43,22 @@ def functions_of(config: PPOConfig) -> dict[str, RewardFunction]:
                 where=where,
                 fix="give what burnish reward wrote, or a function as module:function or FILE.py:function",
             )
+    return found
+
+
+def examples_by_origin(data: tuple[LoadedData, LoadedData | None]) -> dict[str, Example]:
+    """The examples by the place that a group names.
+
+    Raises:
+        DataError: two different examples stand in one place: a reward function would be told of the wrong one.
+    """
+    found: dict[str, Example] = {}
+    for part in data:
+        for example in [] if part is None else part.examples:
+            if found.setdefault(str(example.origin), example) != example:
+                raise DataError(
+                    "two different rows are said to stand here", where=str(example.origin), fix="give one file for each"
+                )
     return found
 
 
