@@ -11,8 +11,9 @@ import pytest
 
 from burnish.data.examples import Message
 from burnish.errors import ConfigError
-from burnish.rollout.endpoint import ChatClient, Endpoint, EndpointError, EndpointSettings, _retry_after
+from burnish.rollout.endpoint import ChatClient, Endpoint, EndpointError, EndpointSettings
 from burnish.rollout.endpoint_reply import Reply
+from burnish.rollout.pace import retry_after
 from tests.rollout.fake_openai import Rule, Sent, failed, fake_openai, said
 
 FAST = EndpointSettings(first_wait=0.01, read_seconds=2.0, tries=4)
@@ -171,14 +172,14 @@ def test_429_waits_as_long_as_the_server_says(header: str) -> None:
 
 def test_retry_after_in_seconds_and_as_a_date_by_the_servers_own_clock() -> None:
     """RFC 9110, section 10.2.3. The server's clock may be wrong by years: only its own two dates compare."""
-    assert _retry_after({"retry-after": "120"}) == 120
-    assert _retry_after({"retry-after": "0"}) == 0
+    assert retry_after({"retry-after": "120"}) == 120
+    assert retry_after({"retry-after": "0"}) == 0
     dates = {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT", "date": "Fri, 31 Dec 1999 23:59:29 GMT"}
-    assert _retry_after(dates) == 30
-    assert _retry_after({**dates, "date": "Sat, 01 Jan 2000 00:00:00 GMT"}) == 0
-    assert _retry_after({"retry-after": formatdate(time.time() + 50)}) == pytest.approx(50, abs=2)
+    assert retry_after(dates) == 30
+    assert retry_after({**dates, "date": "Sat, 01 Jan 2000 00:00:00 GMT"}) == 0
+    assert retry_after({"retry-after": formatdate(time.time() + 50)}) == pytest.approx(50, abs=2)
     for nonsense in ("soon", "", "inf", "nan-ish"):
-        assert _retry_after({"retry-after": nonsense}) is None
+        assert retry_after({"retry-after": nonsense}) is None
 
 
 def test_a_wait_that_is_too_long_is_an_error_and_not_a_night() -> None:

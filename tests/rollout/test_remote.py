@@ -17,7 +17,7 @@ from burnish.rollout.answers import Usage
 from burnish.rollout.endpoint import Endpoint, EndpointError, EndpointSettings
 from burnish.rollout.remote import MAX_FAILED, EndpointResponder
 from burnish.rollout.response_cache import ResponseCache
-from tests.rollout.fake_openai import FakeOpenAI, Sent, failed, fake_openai, said
+from tests.rollout.fake_openai import FakeOpenAI, Sent, TokenBucket, failed, fake_openai, said
 
 FAST = EndpointSettings(concurrency=4, first_wait=0.01, read_seconds=5.0, tries=2)
 TALKS = [[Message("user", f"question {i}")] for i in range(12)]
@@ -139,6 +139,34 @@ def test_429_holds_all_requests_back(tmp_path: Path) -> None:
         early = [at for at in server.at if limited[0] + 0.3 < at < limited[0] + 0.9]
     assert early == []
     assert one.client.retried == {"too many requests": 1}
+
+
+def test_a_rate_limited_server_answers_everything_in_one_go() -> None:
+    """A bucket of one request in 30 ms for 40 prompts, eight at a time: however often a prompt meets the limit, the
+    others' answers say that it passes.
+
+    At the start 8, then 4, then 2 requests can meet the limit together. From then on one is under way, and meets it at
+    most once between two answers; were eight of them sent each time, that would be seven times 40.
+    """
+    bucket, settings = TokenBucket(0.03), EndpointSettings(concurrency=8, first_wait=0.03, tries=2, limited_tries=3)
+    talks = [[Message("user", f"question {i}")] for i in range(40)]
+    with fake_openai(bucket) as server:
+        one = responder(server, None, settings)
+        answers = one.answer(talks, max_new_tokens=8)
+    assert [answer.text for answer in answers] == [f"re: question {i}" for i in range(40)]
+    assert one.client.retried == {"too many requests": bucket.refused}
+    assert bucket.refused <= 8 + 4 + 2 + 40
+
+
+def test_a_limit_that_never_passes_ends_the_asking_for_all() -> None:
+    """All requests meet the same limit, so that it counts once for all that were sent together."""
+    settings = EndpointSettings(concurrency=4, first_wait=0.01, limited_tries=3)
+    with fake_openai(lambda *_: failed(429, "come back tomorrow")) as server:
+        with pytest.raises(EndpointError, match="429: come back tomorrow") as caught:
+            responder(server, None, settings).answer(TALKS, max_new_tokens=8)
+        assert 3 <= len(server.requests) <= 4 + 2 + 1
+    assert caught.value.hopeless
+    assert "12 of 12 prompts have no answer yet" in (caught.value.fix or "")
 
 
 def test_what_is_kept_holds_neither_key_nor_prompt(tmp_path: Path) -> None:
