@@ -123,6 +123,24 @@ def test_where_every_prompt_fails_not_all_are_asked() -> None:
     assert "kept" not in (caught.value.fix or "")  # without a cache nothing is
 
 
+def test_empty_answers_are_told_by_their_reason_also_from_the_cache(tmp_path: Path) -> None:
+    """Of the questions 0 to 11 three are filtered, two used up in thought, and one is answered with nothing."""
+    special = {f"question {i}": said("", finish="content_filter") for i in (1, 4, 9)}
+    special |= {f"question {i}": said(None, finish="length") for i in (2, 5)} | {"question 7": said("")}
+    for _ in range(2):
+        with fake_openai(lambda prompt, before: special.get(prompt) or echo(prompt, before)) as server:
+            one = EndpointResponder("api", Endpoint("http://host/v1", "m"), cache=ResponseCache(tmp_path))
+            one.client = responder(server, None).client
+            answers = one.answer(TALKS, max_new_tokens=8)
+        assert [i for i, answer in enumerate(answers) if not answer.text] == [1, 2, 4, 5, 7, 9]
+        assert [i for i, answer in enumerate(answers) if not answer.finished] == [1, 2, 4, 5, 9]
+        notes = one.notes()
+        assert list(notes) == ["content filter", "limit used up before the answer"]
+        assert notes["content filter"].startswith("3 of 12 answers")
+        assert notes["limit used up before the answer"].startswith("2 of 12 answers")
+    assert one.from_cache == 12
+
+
 def test_429_holds_all_requests_back(tmp_path: Path) -> None:
     """While the server wants to be left alone, no other thread asks either."""
     limited: list[float] = []

@@ -97,6 +97,7 @@ def compare(
             responder.close()
         facts.append(("judge", f"{judge}, prompt {digest(JUDGE_PROMPT)[:12]}, {_taken(responder)}"))
         facts += [("judge's settings", f"without {', '.join(sorted(responder.left_out))}")] * bool(responder.left_out)
+        facts += [(f"judge, {what}", many) for what, many in responder.notes().items()]
     if reward is not None:
         scores = _scores({card.name: card.records for card in cards}, reward, asking, show)
         facts.append(("reward model", str(reward)))

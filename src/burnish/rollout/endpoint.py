@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from burnish.data.examples import Message
 from burnish.errors import ConfigError, ModelError
-from burnish.rollout.endpoint_reply import MalformedReply, Reply, error_text, read_reply, shorten
+from burnish.rollout.endpoint_reply import MalformedReply, Reply, error_text, filtered_prompt, read_reply, shorten
 from burnish.rollout.pace import Pace, retry_after
 
 if TYPE_CHECKING:
@@ -257,7 +257,8 @@ class ChatClient:
             return _Failure("connection", f"the endpoint can't be reached: {said}", fix, self.settings.tries, True)
         seconds_taken = time.perf_counter() - started
         if response.status_code != 200:
-            return self._refused(response, (left_out, limit_name))
+            unseen = filtered_prompt(response.content, seconds=seconds_taken, left_out=left_out)
+            return unseen or self._refused(response, (left_out, limit_name))
         try:
             return read_reply(response.content, seconds=seconds_taken, left_out=left_out)
         except MalformedReply as error:
