@@ -3,7 +3,8 @@
 Prompts: IFEval (`input_data.jsonl`), XSTest (CSV), AdvBench (CSV), SelfAware (JSON), pairs such as HH-RLHF's (JSONL).
 Questions with choices: MMLU (CSV, a file or a directory of them), TruthfulQA (`mc_task.json`, or its CSV).
 `load_prompts` and `load_questions` also read our own rows (`rows.py`); which format a file has is seen from its
-columns, or said: `ifeval:path`. Each reader names file and line (or element) of a row that it can't use.
+columns, or said: `ifeval:path`. Each file may be gzipped (`.jsonl.gz`, as HH-RLHF's are). Each reader names file and
+line (or element) of a row that it can't use.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Generic
 
 from burnish.data.conversations import RowError
 from burnish.data.examples import Message, Origin
+from burnish.data.formats import data_suffix
 from burnish.data.shapes import example_from_row
 from burnish.errors import DataError
 from burnish.evaluation.ifeval import ifeval_constraints
@@ -46,7 +48,7 @@ class Format(Generic[Row]):
 
     Attributes:
         title: the set's name.
-        ending: of the files that it is looked for in.
+        ending: of the files that it is looked for in, before a `.gz`.
         columns: what its first record must hold to be taken for it.
         read: bytes of a file to its records; the name is for errors.
         parse: a record, its number (from 1, over all files) and its place to a row.
@@ -200,7 +202,7 @@ def _mmlu(record: Record, number: int, where: str) -> Choice:
     if letter not in tuple("ABCD"):
         raise DataError(f"the answer must be A, B, C or D, got {letter!r}", where=where)
     choices = tuple(_asked(record, column, where) for column in "ABCD")
-    subject = Path(where.rpartition(":")[0]).stem
+    subject = Path(where.rpartition(":")[0].removesuffix(".gz")).stem
     for split in ("_test", "_val", "_dev"):
         subject = subject.removesuffix(split)
     return Choice(
@@ -335,8 +337,8 @@ def _files_of(path: str) -> list[Path]:
     place = Path(path)
     if not place.is_dir():
         return [place]
-    for ending in ("*.jsonl", "*.csv", "*.json"):
-        if files := sorted(place.glob(ending)):
+    for ending in (".jsonl", ".csv", ".json"):
+        if files := [file for file in sorted(place.iterdir()) if data_suffix(file) == ending]:
             return files
     raise DataError("the directory holds no .jsonl, .csv or .json file", where=path, fix="see docs/suites.md")
 
@@ -348,7 +350,7 @@ def _detect(files: Sequence[Path], formats: Mapping[str, Format[Row]]) -> str | 
         return None
     content = read_bytes(str(first))
     for name, candidate in formats.items():
-        if first.suffix != candidate.ending:
+        if data_suffix(first) != candidate.ending:
             continue
         try:
             _, record = next(candidate.read(str(first), content), ("", {}))
@@ -356,7 +358,7 @@ def _detect(files: Sequence[Path], formats: Mapping[str, Format[Row]]) -> str | 
             continue
         if all(column in record for column in candidate.columns) and _looks_right(name, record):
             return name
-    if first.suffix != ".jsonl":
+    if data_suffix(first) != ".jsonl":
         known = ", ".join(formats)
         raise DataError(
             "is in none of the formats that are known by their columns",
