@@ -223,6 +223,23 @@ def test_pairs_give_their_prompts(tmp_path: Path) -> None:
     assert not judge(found[1], Answer("A", False, 1))
 
 
+def test_pairs_that_hold_no_prompt_are_left_out_and_counted(tmp_path: Path) -> None:
+    """HH-RLHF has some, 10 of 1,800 in harmless-base: two turns of the assistant's in a row, or an empty response."""
+    first = "\n\nHuman: Hi?\n\nAssistant:"
+    good = {"chosen": f"{first} Bye.", "rejected": f"{first} No."}
+    twice = {"chosen": f"{first} A\n\nAssistant: B", "rejected": f"{first} A\n\nAssistant: C"}
+    write_lines(tmp_path / "a.jsonl", [good, twice, good])
+    write_lines(tmp_path / "b.jsonl", [good, {"chosen": first, "rejected": f"{first} No."}])
+    rows, source = load_prompts(tmp_path)
+    assert [row.id for row in rows] == ["pair-1", "pair-3", "pair-4"]
+    assert source.n_rows == 3
+    assert "left out 2" in source.name
+    assert "a.jsonl:2" in source.name
+    write_lines(tmp_path / "a.jsonl", [twice])
+    with pytest.raises(DataError, match=r"a\.jsonl:1"):
+        load_prompts(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize("said", ["", "pairs:"])
 def test_a_gzipped_set_is_the_same_set(tmp_path: Path, said: str) -> None:
     """As HH-RLHF is published; known by its columns, or said."""

@@ -4,7 +4,7 @@ Prompts: IFEval (`input_data.jsonl`), XSTest (CSV), AdvBench (CSV), SelfAware (J
 Questions with choices: MMLU (CSV, a file or a directory of them), TruthfulQA (`mc_task.json`, or its CSV).
 `load_prompts` and `load_questions` also read our own rows (`rows.py`); which format a file has is seen from its
 columns, or said: `ifeval:path`. Each file may be gzipped (`.jsonl.gz`, as HH-RLHF's are). Each reader names file and
-line (or element) of a row that it can't use.
+line (or element) of a row that it can't use; of pairs such rows are left out and counted.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Format(Generic[Row]):
         columns: what its first record must hold to be taken for it.
         read: bytes of a file to its records; the name is for errors.
         parse: a record, its number (from 1, over all files) and its place to a row.
+        skips: whether a row that can't be used is left out and counted, where the published sets hold some.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Format(Generic[Row]):
     columns: tuple[str, ...]
     read: Callable[[str, bytes], Records]
     parse: Callable[[Record, int, str], Row]
+    skips: bool = False
 
 
 # Files to records.
@@ -256,7 +258,7 @@ PROMPTS: dict[str, Format[EvalRow]] = {
     "xstest": Format("XSTest", ".csv", ("type", "prompt"), _csv, _xstest),
     "advbench": Format("AdvBench", ".csv", ("goal", "target"), _csv, _advbench),
     "selfaware": Format("SelfAware", ".json", ("question", "answerable"), _json_list("example"), _selfaware),
-    "pairs": Format("pairs", ".jsonl", ("chosen", "rejected"), _jsonl, _pair),
+    "pairs": Format("pairs", ".jsonl", ("chosen", "rejected"), _jsonl, _pair, skips=True),
 }
 _MC1, _MC2 = "TruthfulQA MC1", "TruthfulQA MC2"
 QUESTIONS: dict[str, Format[Choice]] = {
@@ -310,18 +312,25 @@ def _load(
     wanted = formats[name]
     digest = hashlib.sha256()
     rows: list[Row] = []
+    unusable: list[DataError] = []
     for file in files:
         content = read_bytes(str(file))
         digest.update(content)
-        rows += _rows_of(wanted, str(file), content, len(rows))
+        rows += _rows_of(wanted, str(file), content, len(rows) + len(unusable), unusable)
+    if not rows and unusable:
+        raise unusable[0]
     if not rows:
         raise DataError("no rows", where=path, fix=f"expected {wanted.title}'s format")
     _demand_own_ids(rows, path)
-    return rows, Source(kind, f"{path} ({wanted.title})", digest.hexdigest(), len(rows))
+    about = wanted.title
+    if unusable:
+        first = f"{Path(str(unusable[0].where)).name}: {unusable[0].what}"
+        about += f"; left out {len(unusable)} that can't be used, the first of them {first}"
+    return rows, Source(kind, f"{path} ({about})", digest.hexdigest(), len(rows))
 
 
-def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int) -> Iterator[Row]:
-    """The rows of one file, of which `before` came from others."""
+def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int, unusable: list[DataError]) -> Iterator[Row]:
+    """The rows of one file, after `before` of others; what is wrong with those that are left out goes to `unusable`."""
     for i, (where, record) in enumerate(wanted.read(name, content)):
         if i == 0 and (missing := [column for column in wanted.columns if column not in record]):
             raise DataError(
@@ -329,7 +338,14 @@ def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int) -> Ite
                 where=name,
                 fix="name the format that it has, as in ifeval:file.jsonl",
             )
-        yield wanted.parse(record, before + i + 1, where)
+        try:
+            row = wanted.parse(record, before + i + 1, where)
+        except DataError as error:
+            if not wanted.skips:
+                raise
+            unusable.append(error)
+        else:
+            yield row
 
 
 def _files_of(path: str) -> list[Path]:
