@@ -25,7 +25,7 @@ class MonitorConfig(Config):
     allows. `auto` if not given, or `validation` where a guard may end the run: `auto` follows the clock. PPO is looked
     at between rollouts only."""
     share: float = Field(0.05, gt=0.0, lt=1.0)
-    """Of the time, for `every: auto`: looks / (looks + steps). Those at the start and at the end are always made."""
+    """Of the time, for `every: auto` alone: looks / (looks + steps). Those at start and end are always made."""
     parts: tuple[Part, ...] = ("retention", "answers")
     """What is measured: `retention` (`multiple_choice` and `nats_per_token`), `behaviours` (those of which the prompts
     have rows), or some of them by name."""
