@@ -87,6 +87,31 @@ def test_own_model_or_api_is_a_table_and_the_second_one_costs_nothing(
     assert not any(SECRET.encode() in path.read_bytes() for path in everything)
 
 
+def test_a_content_filter_ends_no_report_and_its_count_is_told(here: Path, burnish: Burnish) -> None:
+    def filtered(prompt: str, before: int) -> Sent:
+        """Every second prompt, by the number of its letters: before the model sees it, or in its answer."""
+        if len(prompt) % 2:
+            return (
+                failed(400, "policy", code="content_filter")
+                if len(prompt) % 4 == 1
+                else said("I", finish="content_filter")
+            )
+        return answer(prompt, before)
+
+    with fake_openai(filtered) as server:
+        result = burnish("report", f"api={api(server)}", "--out", "card", *FEW)
+        assert result.code == 0, result.err
+        n_filtered = sum(len(prompt) % 2 for prompt in server.prompts)
+    data = read(here / "card")
+    assert 0 < n_filtered < 14
+    assert data["about_models"][0]["content filter"].startswith(f"{n_filtered} of 14 answers")
+    assert f"content filter: {n_filtered} of 14 answers" in " ".join((result.err + result.out).split())
+    assert "content filter" in (here / "card" / "report.html").read_text()
+    records = data["records"]["api"]
+    assert sum(record["answer"] == "" for record in records) == n_filtered
+    assert not any(record["passed"] for record in records if record["answer"] == "")
+
+
 def test_each_endpoint_gets_its_own_key_and_no_file_any(
     here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch
 ) -> None:

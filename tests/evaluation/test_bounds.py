@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from burnish.errors import ConfigError
 from burnish.evaluation.bounds import METRICS, Outcomes, outcomes_of, read_bound
 from burnish.evaluation.light import expand_parts, light_suite
+from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import evaluate
-from tests.evaluation.made import ScriptedModel
+from tests.evaluation.made import ScriptedModel, user, write_lines
 
 
 def rate(passed: int, n: int) -> Outcomes:
@@ -92,6 +96,21 @@ def test_a_light_suite_is_a_fixed_part_of_the_card_and_judged_by_it() -> None:
     assert card.retention is not None
     assert card.retention.nats_per_token is not None
     assert found["nats_per_token"].value == pytest.approx(card.retention.nats_per_token.value)
+
+
+def test_behaviours_are_those_of_which_the_prompts_hold_rows(tmp_path: Path) -> None:
+    """The starter's prompts have none of `open`, which may be left out of the group but not where it is named."""
+    suite = light_suite(["behaviours"], sample=12)
+    assert {row.behaviour for row in suite.rows} == set(BEHAVIOUR_NAMES) - {"open"}
+    assert not suite.choices
+    assert set(evaluate(ScriptedModel("m", {}), suite).rates) == set(BEHAVIOUR_NAMES) - {"open"}
+    for parts in (["open"], ["behaviours", "open"]):
+        with pytest.raises(ConfigError, match="no row of the behaviour 'open'"):
+            light_suite(parts, sample=12)
+    own = write_lines(tmp_path / "own.jsonl", [{"id": "a", "behaviour": "open", "messages": user("Q?")}])
+    assert [row.id for row in light_suite(["behaviours"], prompts=own).rows] == ["a"]
+    with pytest.raises(ConfigError, match="no row of the behaviour 'answers'"):
+        light_suite(["answers"], prompts=own)
 
 
 def test_every_metric_can_be_bounded_and_every_behaviour_be_a_part() -> None:

@@ -130,6 +130,37 @@ def test_multiple_choice_by_subject(cards: list[Card]) -> None:
     assert values(lines["multiple_choice.art"]) == [0.0, 0.0]
 
 
+class Api:
+    """Answers as a scripted model does, and gives no log-probs."""
+
+    def __init__(self, script: dict[str, str]) -> None:
+        self.name, self.answer = "api", ScriptedModel("", script).answer
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_model_without_log_probs_is_a_dash_and_takes_nothing_from_the_others(
+    cards: list[Card], place: int, tmp_path: Path
+) -> None:
+    """As in the table: its own cells are empty, and the changes where it is what the others are compared with."""
+    alone = by_key(make_details(cards))
+    mixed = list(cards)
+    mixed.insert(place, evaluate(Api(FIRST), cards[0].suite))
+    lines = by_key(make_details(mixed))
+    assert list(lines) == list(alone)
+    for key in ("multiple_choice.law", "multiple_choice.art"):
+        cells = list(lines[key].cells)
+        assert cells.pop(place) is None
+        assert cells == list(alone[key].cells)
+        assert "no log-probabilities" in lines[key].about
+        changes = [change for change in lines[key].changes if change is not None]
+        assert changes == ([] if place == 0 else [alone[key].changes[1]])
+    made = build_report(mixed)
+    write_report(made, tmp_path / "out")
+    file = io.StringIO()
+    print_details(made, Console(file=file, width=100, color_system=None))
+    assert "law" in file.getvalue()
+
+
 def test_the_details_are_in_every_output(report: Report, tmp_path: Path) -> None:
     write_report(report, tmp_path / "out")
     found = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
@@ -176,6 +207,10 @@ def test_mc2_weighs_the_right_choices(tmp_path: Path) -> None:
     card = evaluate(ScriptedModel("one", {}, logprobs), suite)
     (line,) = [line for line in make_details([card]) if line.key == "multiple_choice.mass"]
     assert line.cells[0].value == pytest.approx((0.5 + 1.0 + 1.0) / 3)
+    api = evaluate(Api({}), suite)
+    (mixed,) = [line for line in make_details([card, api]) if line.key == "multiple_choice.mass"]
+    assert mixed.cells == (line.cells[0], None)
+    assert make_details([api]) == []
     # Two equally probable right choices are no single highest one; the second of two right choices is right.
     assert card.retention is not None
     assert [record.right for record in card.retention.choices] == [False, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -220,6 +221,51 @@ def test_pairs_give_their_prompts(tmp_path: Path) -> None:
     assert judge(found[1], Answer("A", True, 1))
     assert not judge(found[1], Answer("A\nUser: more", True, 1))
     assert not judge(found[1], Answer("A", False, 1))
+
+
+def test_pairs_that_hold_no_prompt_are_left_out_and_counted(tmp_path: Path) -> None:
+    """HH-RLHF has some, 10 of 1,800 in harmless-base: two turns of the assistant's in a row, or an empty response."""
+    first = "\n\nHuman: Hi?\n\nAssistant:"
+    good = {"chosen": f"{first} Bye.", "rejected": f"{first} No."}
+    twice = {"chosen": f"{first} A\n\nAssistant: B", "rejected": f"{first} A\n\nAssistant: C"}
+    write_lines(tmp_path / "a.jsonl", [good, twice, good])
+    write_lines(tmp_path / "b.jsonl", [good, {"chosen": first, "rejected": f"{first} No."}])
+    rows, source = load_prompts(tmp_path)
+    assert [row.id for row in rows] == ["pair-1", "pair-3", "pair-4"]
+    assert source.n_rows == 3
+    assert "left out 2" in source.name
+    assert "a.jsonl:2" in source.name
+    write_lines(tmp_path / "a.jsonl", [twice])
+    with pytest.raises(DataError, match=r"a\.jsonl:1"):
+        load_prompts(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("said", ["", "pairs:"])
+def test_a_gzipped_set_is_the_same_set(tmp_path: Path, said: str) -> None:
+    """As HH-RLHF is published; known by its columns, or said."""
+    talk = "\n\nHuman: Hi?\n\nAssistant:"
+    plain = write_lines(tmp_path / "test.jsonl", [{"chosen": f"{talk} Bye.", "rejected": f"{talk} No."}])
+    zipped = tmp_path / "test.jsonl.gz"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    rows, source = load_prompts(f"{said}{zipped}")
+    expected, of_plain = load_prompts(plain)
+    assert rows == expected
+    assert (source.name, source.sha256) == (f"{zipped} (pairs)", of_plain.sha256)
+    zipped.write_bytes(zipped.read_bytes()[:-12])
+    with pytest.raises(DataError, match=r"damaged or cut off(.|\n)*test\.jsonl\.gz"):
+        load_prompts(f"{said}{zipped}")
+
+
+def test_a_directory_of_gzipped_files_and_own_rows_in_one(tmp_path: Path) -> None:
+    for name in ("anatomy_test", "world_religions_test"):
+        (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(b"Who?,a,b,c,d,D\n"))
+    assert [question.category for question in load_questions(tmp_path)[0]] == ["anatomy", "world religions"]
+    own = tmp_path / "own"
+    own.mkdir()
+    row = {"id": "a", "behaviour": "harm", "messages": [{"role": "user", "content": "Q?"}]}
+    (own / "rows.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
+    assert [row.id for row in load_prompts(own)[0]] == ["a"]
+    assert [row.id for row in load_prompts(own / "rows.jsonl.gz")[0]] == ["a"]
 
 
 def test_mmlu_a_file_without_a_header_and_a_directory_by_subject(tmp_path: Path) -> None:

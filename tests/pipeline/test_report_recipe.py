@@ -86,6 +86,11 @@ def test_how_it_is_asked_does_not(tmp_path: Path, text: str) -> None:
         ("reward: reward", "reward: mine:kind", "functions reward PPO only"),
         ("baseline: sft", "baseline: dpo", "no model of the report is called 'dpo'"),
         ("prices: {api:", "prices: {apo:", "no model of the report is called 'apo'"),
+        (
+            "    judge: openai:http://host/v1#judge\n    reward: reward\n",
+            "",
+            "a baseline is for a judge or a reward model",
+        ),
         ("[0.15, 0.6]", "[0.15, -1]", "greater than or equal to 0"),
     ],
 )
@@ -95,6 +100,13 @@ def test_mistakes_are_named(tmp_path: Path, text: str, old: str, new: str, words
         load(tmp_path, text.replace(old, new))
     assert words in str(caught.value)
     assert "stages.report" in str(caught.value)
+
+
+def test_a_judge_of_a_single_model_is_named(tmp_path: Path, text: str) -> None:
+    alone = text.partition("  report:")[0] + "  report: {models: {sft: sft}, judge: openai:http://host/v1#judge}\n"
+    with pytest.raises(ConfigError, match="a report with a judge needs two") as caught:
+        load(tmp_path, alone)
+    assert "stages.report.judge" in str(caught.value)
 
 
 def test_the_judge_of_topics_is_a_model_of_the_report_a_stage_or_another_model(tmp_path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from burnish.errors import ConfigError, Interrupted
+from burnish.errors import ConfigError, DataError, Interrupted
 from burnish.evaluation.intervals import Interval, Mean
 from burnish.pipeline import run as run_module
 from burnish.pipeline.recipe import load_recipe
@@ -150,6 +150,20 @@ def test_every_point_is_checked_before_the_first_one_runs(recipe: Path) -> None:
     recipe.write_text(recipe.read_text().partition("  report:")[0])
     with pytest.raises(ConfigError, match="there is none"):
         run(recipe, "dpo.beta=0.1,0.2")
+
+
+def test_an_alignment_without_prompts_is_told_before_a_point_runs(recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="no prompts of 'open'") as caught:
+        run(recipe, "dpo.beta=0.1,0.2", alignment="open")
+    assert "answers, format, harm, lookalike, abstain, answerable, topic;" in (caught.value.fix or "")
+    row = {"id": "a", "behaviour": "open", "messages": [{"role": "user", "content": "Q?"}]}
+    (recipe.parent / "own.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match="no prompts of 'open'") as caught:
+        run(recipe, "report.prompts=own.jsonl,starter/evaluation", alignment="open")
+    assert caught.value.where == "alignment, point report.prompts=starter/evaluation"
+    with pytest.raises(DataError, match="can't read"):
+        run(recipe, "report.prompts=own.jsonl,nowhere.jsonl", alignment="open")
+    assert not (recipe.parent / "sweep").exists()
 
 
 def test_axes_are_yaml_between_commas_and_single_values_hold_everywhere() -> None:

@@ -46,6 +46,23 @@ def failed(status: int, message: str = "no", **more: Any) -> Sent:
     return Sent(status, json.dumps({"error": {"message": message, **more}}).encode(), headers)
 
 
+class TokenBucket:
+    """A rule that answers one request in so many seconds, and to the others says 429 and how long to wait."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.refused = seconds, 0
+        self._next, self._lock = 0.0, threading.Lock()
+
+    def __call__(self, prompt: str, before: int) -> Sent:
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._next:
+                self._next = now + self.seconds
+                return said(f"re: {prompt}")
+            self.refused += 1
+            return failed(429, "one at a time", headers={"Retry-After": f"{self.seconds:g}"})
+
+
 @dataclass
 class FakeOpenAI:
     """What was asked of the server, in order."""

@@ -11,8 +11,9 @@ import pytest
 
 from burnish.data.examples import Message
 from burnish.errors import ConfigError
-from burnish.rollout.endpoint import ChatClient, Endpoint, EndpointError, EndpointSettings, _retry_after
+from burnish.rollout.endpoint import ChatClient, Endpoint, EndpointError, EndpointSettings
 from burnish.rollout.endpoint_reply import Reply
+from burnish.rollout.pace import retry_after
 from tests.rollout.fake_openai import Rule, Sent, failed, fake_openai, said
 
 FAST = EndpointSettings(first_wait=0.01, read_seconds=2.0, tries=4)
@@ -101,6 +102,25 @@ def test_an_empty_answer_and_a_refusal_kept_apart_are_answers() -> None:
     assert ask(lambda *_: said([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]))[0].text == "ab"  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("finish", ["length", "stop"])
+def test_where_reasoning_is_all_that_came_the_answer_is_empty(finish: str) -> None:
+    """Servers send null where the limit was reached while the model still thought; some show the thoughts beside it."""
+    thoughts = {} if finish == "length" else {"reasoning_content": "The user greets me."}
+    reply, server, _ = ask(lambda *_: said(None, finish=finish, usage=(7, 9), **thoughts))
+    assert reply == Reply("", finish == "stop", 7, 9, reply.seconds)
+    assert len(server.requests) == 1
+
+
+def test_what_the_content_filter_took_is_an_answer_of_its_own_kind() -> None:
+    """It cuts an answer, or keeps a prompt from the model with an error (as Azure's does)."""
+    cut = ask(lambda *_: said("I think", finish="content_filter", usage=(7, 2)))[0]
+    assert cut == Reply("", False, 7, 2, cut.seconds, filtered=True)
+    unseen, server, _ = ask(lambda *_: failed(400, "management policy", code="content_filter", param="prompt"))
+    assert unseen == Reply("", False, 0, 0, unseen.seconds, filtered=True)
+    assert len(server.requests) == 1
+    assert Reply.from_dict(cut.to_dict()) == cut
+
+
 @pytest.mark.parametrize(
     ("sent", "words", "asked"),
     [
@@ -113,7 +133,7 @@ def test_an_empty_answer_and_a_refusal_kept_apart_are_answers() -> None:
         (said(None), "content is no text", 2),
         (said("x", finish=None), "no finish_reason", 2),
         (said(None, finish="tool_calls", tool_calls=[{"id": "1"}]), "calls a tool", 1),
-        (said("I think", finish="content_filter"), "content filter", 1),
+        (said([{"type": "image"}], finish="length"), "content is no text", 2),  # type: ignore[arg-type]
     ],
 )
 def test_a_malformed_reply_is_an_error_that_names_the_prompt(sent: Sent, words: str, asked: int) -> None:
@@ -171,14 +191,14 @@ def test_429_waits_as_long_as_the_server_says(header: str) -> None:
 
 def test_retry_after_in_seconds_and_as_a_date_by_the_servers_own_clock() -> None:
     """RFC 9110, section 10.2.3. The server's clock may be wrong by years: only its own two dates compare."""
-    assert _retry_after({"retry-after": "120"}) == 120
-    assert _retry_after({"retry-after": "0"}) == 0
+    assert retry_after({"retry-after": "120"}) == 120
+    assert retry_after({"retry-after": "0"}) == 0
     dates = {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT", "date": "Fri, 31 Dec 1999 23:59:29 GMT"}
-    assert _retry_after(dates) == 30
-    assert _retry_after({**dates, "date": "Sat, 01 Jan 2000 00:00:00 GMT"}) == 0
-    assert _retry_after({"retry-after": formatdate(time.time() + 50)}) == pytest.approx(50, abs=2)
+    assert retry_after(dates) == 30
+    assert retry_after({**dates, "date": "Sat, 01 Jan 2000 00:00:00 GMT"}) == 0
+    assert retry_after({"retry-after": formatdate(time.time() + 50)}) == pytest.approx(50, abs=2)
     for nonsense in ("soon", "", "inf", "nan-ish"):
-        assert _retry_after({"retry-after": nonsense}) is None
+        assert retry_after({"retry-after": nonsense}) is None
 
 
 def test_a_wait_that_is_too_long_is_an_error_and_not_a_night() -> None:

@@ -17,7 +17,7 @@ from burnish.rollout.answers import Usage
 from burnish.rollout.endpoint import Endpoint, EndpointError, EndpointSettings
 from burnish.rollout.remote import MAX_FAILED, EndpointResponder
 from burnish.rollout.response_cache import ResponseCache
-from tests.rollout.fake_openai import FakeOpenAI, Sent, failed, fake_openai, said
+from tests.rollout.fake_openai import FakeOpenAI, Sent, TokenBucket, failed, fake_openai, said
 
 FAST = EndpointSettings(concurrency=4, first_wait=0.01, read_seconds=5.0, tries=2)
 TALKS = [[Message("user", f"question {i}")] for i in range(12)]
@@ -123,6 +123,24 @@ def test_where_every_prompt_fails_not_all_are_asked() -> None:
     assert "kept" not in (caught.value.fix or "")  # without a cache nothing is
 
 
+def test_empty_answers_are_told_by_their_reason_also_from_the_cache(tmp_path: Path) -> None:
+    """Of the questions 0 to 11 three are filtered, two used up in thought, and one is answered with nothing."""
+    special = {f"question {i}": said("", finish="content_filter") for i in (1, 4, 9)}
+    special |= {f"question {i}": said(None, finish="length") for i in (2, 5)} | {"question 7": said("")}
+    for _ in range(2):
+        with fake_openai(lambda prompt, before: special.get(prompt) or echo(prompt, before)) as server:
+            one = EndpointResponder("api", Endpoint("http://host/v1", "m"), cache=ResponseCache(tmp_path))
+            one.client = responder(server, None).client
+            answers = one.answer(TALKS, max_new_tokens=8)
+        assert [i for i, answer in enumerate(answers) if not answer.text] == [1, 2, 4, 5, 7, 9]
+        assert [i for i, answer in enumerate(answers) if not answer.finished] == [1, 2, 4, 5, 9]
+        notes = one.notes()
+        assert list(notes) == ["content filter", "limit used up before the answer"]
+        assert notes["content filter"].startswith("3 of 12 answers")
+        assert notes["limit used up before the answer"].startswith("2 of 12 answers")
+    assert one.from_cache == 12
+
+
 def test_429_holds_all_requests_back(tmp_path: Path) -> None:
     """While the server wants to be left alone, no other thread asks either."""
     limited: list[float] = []
@@ -139,6 +157,34 @@ def test_429_holds_all_requests_back(tmp_path: Path) -> None:
         early = [at for at in server.at if limited[0] + 0.3 < at < limited[0] + 0.9]
     assert early == []
     assert one.client.retried == {"too many requests": 1}
+
+
+def test_a_rate_limited_server_answers_everything_in_one_go() -> None:
+    """A bucket of one request in 30 ms for 40 prompts, eight at a time: however often a prompt meets the limit, the
+    others' answers say that it passes.
+
+    At the start 8, then 4, then 2 requests can meet the limit together. From then on one is under way, and meets it at
+    most once between two answers; were eight of them sent each time, that would be seven times 40.
+    """
+    bucket, settings = TokenBucket(0.03), EndpointSettings(concurrency=8, first_wait=0.03, tries=2, limited_tries=3)
+    talks = [[Message("user", f"question {i}")] for i in range(40)]
+    with fake_openai(bucket) as server:
+        one = responder(server, None, settings)
+        answers = one.answer(talks, max_new_tokens=8)
+    assert [answer.text for answer in answers] == [f"re: question {i}" for i in range(40)]
+    assert one.client.retried == {"too many requests": bucket.refused}
+    assert bucket.refused <= 8 + 4 + 2 + 40
+
+
+def test_a_limit_that_never_passes_ends_the_asking_for_all() -> None:
+    """All requests meet the same limit, so that it counts once for all that were sent together."""
+    settings = EndpointSettings(concurrency=4, first_wait=0.01, limited_tries=3)
+    with fake_openai(lambda *_: failed(429, "come back tomorrow")) as server:
+        with pytest.raises(EndpointError, match="429: come back tomorrow") as caught:
+            responder(server, None, settings).answer(TALKS, max_new_tokens=8)
+        assert 3 <= len(server.requests) <= 4 + 2 + 1
+    assert caught.value.hopeless
+    assert "12 of 12 prompts have no answer yet" in (caught.value.fix or "")
 
 
 def test_what_is_kept_holds_neither_key_nor_prompt(tmp_path: Path) -> None:

@@ -366,6 +366,12 @@ def test_a_guard_alone_measures_what_its_bounds_are_about_for_real(tmp_path: Pat
         ({"guard": {"answers": {"min": 90}}}, "answers is a rate"),
         ({"guard": {"anwers": {"min": 0.9}}}, "did you mean 'answers'"),
         ({"guard": {"retention": {"max_drop": 0.1}, "action": "stop"}, "monitor": {"every": "auto"}}, "the clock"),
+        ({"monitor": {"every": 20, "share": 0.1}}, "monitor.share: 0.1 has no effect, for monitor.every is 20"),
+        ({"monitor": {"every": "validation", "share": 0.1}}, "has no effect, for monitor.every is validation"),
+        (
+            {"guard": {"retention": {"max_drop": 0.1}, "action": "stop"}, "monitor": {"share": 0.1}},
+            "has no effect, for a guard that acts looks at each validation",
+        ),
     ],
 )
 def test_settings_of_nonsense_are_refused(values: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -385,6 +391,10 @@ def test_retention_is_its_two_halves_and_the_guard_adds_its_parts() -> None:
     assert acting is not None
     assert (acting.parts, acting.every) == (("answers",), "validation")
     assert SFTConfig.parse(base).watched is None
+    warning = {"guard": {"stops": {"min": 0.9}}, "monitor": {"share": 0.1}}
+    assert SFTConfig.parse({**base, **warning}).monitor.share == 0.1  # type: ignore[union-attr]
+    again = SFTConfig.parse({**base, "monitor": {"every": 20}}).model_dump()
+    assert SFTConfig.parse(again).model_dump() == again, "a record of settings is settings"
 
 
 def test_a_guard_that_could_never_be_sure_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:

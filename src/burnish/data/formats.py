@@ -60,23 +60,38 @@ def read_rows(path: Path, shown_as: str) -> Iterator[RawRow | BadRow]:
         )
     try:
         yield from readers[suffix](path, shown_as)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"the gzip file is damaged or cut off: {error}", where=shown_as) from None
     except OSError as error:
         raise DataError(f"can't read the file: {error.strerror or error}", where=shown_as) from None
 
 
-def _open(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]  # a GzipFile reads as a BinaryIO does
-    return path.open("rb")
+@contextmanager
+def open_data(path: Path, shown_as: str) -> Iterator[BinaryIO]:
+    """A file to read from, unzipped where its name ends in `.gz`.
+
+    Args:
+        path: the file.
+        shown_as: what errors call it.
+
+    Raises:
+        DataError: also while it is read: the gzip file is damaged or cut off.
+        OSError: it can't be read.
+    """
+    try:
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path, "rb") as file:
+                yield file  # type: ignore[misc]  # a GzipFile reads as a BinaryIO does
+        else:
+            with path.open("rb") as file:
+                yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"the gzip file is damaged or cut off: {error}", where=shown_as) from None
 
 
 # ---- JSON ----
 
 
 def _read_jsonl(path: Path, shown_as: str) -> Iterator[RawRow | BadRow]:
-    with _open(path) as file:
+    with open_data(path, shown_as) as file:
         yield from _json_lines(file, shown_as)
 
 
@@ -115,7 +130,7 @@ def type_name(value: Any) -> str:
 
 def _read_json(path: Path, shown_as: str) -> Iterator[RawRow | BadRow]:
     """A JSON array of objects; a single object; or JSON Lines under the name `.json`, as they are often stored."""
-    with _open(path) as file:
+    with open_data(path, shown_as) as file:
         data = file.read().removeprefix(_UTF8_BOM)
     if data.lstrip()[:1] == b"[":
         yield from _json_array(_decode_whole(data, shown_as), shown_as)
@@ -209,7 +224,7 @@ def _read_csv(path: Path, shown_as: str) -> Iterator[RawRow | BadRow]:
     A row's line is the one that it begins on. Undecodable bytes travel as lone surrogates, so that only the rows
     that hold them are bad.
     """
-    with _open(path) as file:
+    with open_data(path, shown_as) as file:
         text = (line.decode("utf-8", "surrogateescape") for line in file)
         reader = csv.reader(_without_bom(text), strict=True)
         header: list[str] | None = None

@@ -14,7 +14,16 @@ from burnish.evaluation.behaviours import BEHAVIOURS, NEEDLESS_DECLINES, Needles
 from burnish.evaluation.constraint import CONSTRAINTS
 from burnish.evaluation.format import held
 from burnish.evaluation.intervals import bootstrap_mean, paired_difference, paired_rate_difference, wilson
-from burnish.evaluation.lines import Cell, Line, change_of, percent, percent_interval, rate_line
+from burnish.evaluation.lines import (
+    NO_LOGPROBS,
+    Cell,
+    Line,
+    change_of,
+    percent,
+    percent_interval,
+    rate_line,
+    spread,
+)
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card, Record
 
@@ -145,11 +154,10 @@ def _by_category(
 
 
 def _choice_lines(cards: Sequence[Card]) -> list[Line]:
-    kept = [card.retention for card in cards]
-    questions = cards[0].suite.choices
-    if not questions or any(retention is None or not retention.choices for retention in kept):
+    questions, measured = cards[0].suite.choices, [card.retention is not None for card in cards]
+    records = [card.retention.choices for card in cards if card.retention is not None]
+    if not questions or not records:
         return []
-    records = [retention.choices for retention in kept if retention is not None]
     lines = []
     if any(question.also_right for question in questions):
         masses = [
@@ -165,7 +173,7 @@ def _choice_lines(cards: Sequence[Card]) -> list[Line]:
             title = category or "without a category"
             rule = "The single most probable choice is right."
             lines.append(_line(outcomes, "multiple_choice", title, title, "questions", rule))
-    return lines
+    return [spread(line, measured, NO_LOGPROBS) for line in lines]
 
 
 def _mass(logprobs: Sequence[float], right: frozenset[int]) -> float:

@@ -39,7 +39,8 @@ def light_suite(
     """The suite of the named parts.
 
     Args:
-        parts: behaviours, `multiple_choice`, `nats_per_token`, or a group of them (`GROUPS`).
+        parts: behaviours, `multiple_choice`, `nats_per_token`, or a group of them (`GROUPS`); of a group's behaviours
+            those of which the prompts hold rows.
         prompts: evaluation rows: a JSON Lines file, or `starter/evaluation`.
         sample: evaluation rows, shared evenly among the behaviours that are asked for; all of theirs if none.
         questions: multiple-choice questions; all if none.
@@ -49,7 +50,7 @@ def light_suite(
 
     Raises:
         DataError: when a file or a row is not usable.
-        ConfigError: when the prompts hold no row of a behaviour that is asked for, or the sample is too small.
+        ConfigError: when the prompts hold no row of a behaviour that is asked for by name, or the sample is too small.
     """
     names = expand_parts(parts)
     behaviours = [name for name in names if name in BEHAVIOUR_NAMES]
@@ -61,7 +62,7 @@ def light_suite(
         max_new_tokens=max_new_tokens,
     )
     rows = [row for row in whole.rows if row.behaviour in behaviours]
-    if missing := set(behaviours) - {row.behaviour for row in rows}:
+    if missing := set(parts) & set(behaviours) - {row.behaviour for row in rows}:
         raise ConfigError(
             f"no row of the behaviour {sorted(missing)[0]!r}", where=str(prompts), fix="leave it out of the parts"
         )

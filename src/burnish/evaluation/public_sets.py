@@ -3,7 +3,8 @@
 Prompts: IFEval (`input_data.jsonl`), XSTest (CSV), AdvBench (CSV), SelfAware (JSON), pairs such as HH-RLHF's (JSONL).
 Questions with choices: MMLU (CSV, a file or a directory of them), TruthfulQA (`mc_task.json`, or its CSV).
 `load_prompts` and `load_questions` also read our own rows (`rows.py`); which format a file has is seen from its
-columns, or said: `ifeval:path`. Each reader names file and line (or element) of a row that it can't use.
+columns, or said: `ifeval:path`. Each file may be gzipped (`.jsonl.gz`, as HH-RLHF's are). Each reader names file and
+line (or element) of a row that it can't use; of pairs such rows are left out and counted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Generic
 
 from burnish.data.conversations import RowError
 from burnish.data.examples import Message, Origin
+from burnish.data.formats import data_suffix
 from burnish.data.shapes import example_from_row
 from burnish.errors import DataError
 from burnish.evaluation.ifeval import ifeval_constraints
@@ -46,10 +48,11 @@ class Format(Generic[Row]):
 
     Attributes:
         title: the set's name.
-        ending: of the files that it is looked for in.
+        ending: of the files that it is looked for in, before a `.gz`.
         columns: what its first record must hold to be taken for it.
         read: bytes of a file to its records; the name is for errors.
         parse: a record, its number (from 1, over all files) and its place to a row.
+        skips: whether a row that can't be used is left out and counted, where the published sets hold some.
     """
 
     title: str
@@ -57,6 +60,7 @@ class Format(Generic[Row]):
     columns: tuple[str, ...]
     read: Callable[[str, bytes], Records]
     parse: Callable[[Record, int, str], Row]
+    skips: bool = False
 
 
 # Files to records.
@@ -200,7 +204,7 @@ def _mmlu(record: Record, number: int, where: str) -> Choice:
     if letter not in tuple("ABCD"):
         raise DataError(f"the answer must be A, B, C or D, got {letter!r}", where=where)
     choices = tuple(_asked(record, column, where) for column in "ABCD")
-    subject = Path(where.rpartition(":")[0]).stem
+    subject = Path(where.rpartition(":")[0].removesuffix(".gz")).stem
     for split in ("_test", "_val", "_dev"):
         subject = subject.removesuffix(split)
     return Choice(
@@ -254,7 +258,7 @@ PROMPTS: dict[str, Format[EvalRow]] = {
     "xstest": Format("XSTest", ".csv", ("type", "prompt"), _csv, _xstest),
     "advbench": Format("AdvBench", ".csv", ("goal", "target"), _csv, _advbench),
     "selfaware": Format("SelfAware", ".json", ("question", "answerable"), _json_list("example"), _selfaware),
-    "pairs": Format("pairs", ".jsonl", ("chosen", "rejected"), _jsonl, _pair),
+    "pairs": Format("pairs", ".jsonl", ("chosen", "rejected"), _jsonl, _pair, skips=True),
 }
 _MC1, _MC2 = "TruthfulQA MC1", "TruthfulQA MC2"
 QUESTIONS: dict[str, Format[Choice]] = {
@@ -308,18 +312,25 @@ def _load(
     wanted = formats[name]
     digest = hashlib.sha256()
     rows: list[Row] = []
+    unusable: list[DataError] = []
     for file in files:
         content = read_bytes(str(file))
         digest.update(content)
-        rows += _rows_of(wanted, str(file), content, len(rows))
+        rows += _rows_of(wanted, str(file), content, len(rows) + len(unusable), unusable)
+    if not rows and unusable:
+        raise unusable[0]
     if not rows:
         raise DataError("no rows", where=path, fix=f"expected {wanted.title}'s format")
     _demand_own_ids(rows, path)
-    return rows, Source(kind, f"{path} ({wanted.title})", digest.hexdigest(), len(rows))
+    about = wanted.title
+    if unusable:
+        first = f"{Path(str(unusable[0].where)).name}: {unusable[0].what}"
+        about += f"; left out {len(unusable)} that can't be used, the first of them {first}"
+    return rows, Source(kind, f"{path} ({about})", digest.hexdigest(), len(rows))
 
 
-def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int) -> Iterator[Row]:
-    """The rows of one file, of which `before` came from others."""
+def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int, unusable: list[DataError]) -> Iterator[Row]:
+    """The rows of one file, after `before` of others; what is wrong with those that are left out goes to `unusable`."""
     for i, (where, record) in enumerate(wanted.read(name, content)):
         if i == 0 and (missing := [column for column in wanted.columns if column not in record]):
             raise DataError(
@@ -327,7 +338,14 @@ def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int) -> Ite
                 where=name,
                 fix="name the format that it has, as in ifeval:file.jsonl",
             )
-        yield wanted.parse(record, before + i + 1, where)
+        try:
+            row = wanted.parse(record, before + i + 1, where)
+        except DataError as error:
+            if not wanted.skips:
+                raise
+            unusable.append(error)
+        else:
+            yield row
 
 
 def _files_of(path: str) -> list[Path]:
@@ -335,8 +353,8 @@ def _files_of(path: str) -> list[Path]:
     place = Path(path)
     if not place.is_dir():
         return [place]
-    for ending in ("*.jsonl", "*.csv", "*.json"):
-        if files := sorted(place.glob(ending)):
+    for ending in (".jsonl", ".csv", ".json"):
+        if files := [file for file in sorted(place.iterdir()) if data_suffix(file) == ending]:
             return files
     raise DataError("the directory holds no .jsonl, .csv or .json file", where=path, fix="see docs/suites.md")
 
@@ -348,7 +366,7 @@ def _detect(files: Sequence[Path], formats: Mapping[str, Format[Row]]) -> str | 
         return None
     content = read_bytes(str(first))
     for name, candidate in formats.items():
-        if first.suffix != candidate.ending:
+        if data_suffix(first) != candidate.ending:
             continue
         try:
             _, record = next(candidate.read(str(first), content), ("", {}))
@@ -356,7 +374,7 @@ def _detect(files: Sequence[Path], formats: Mapping[str, Format[Row]]) -> str | 
             continue
         if all(column in record for column in candidate.columns) and _looks_right(name, record):
             return name
-    if first.suffix != ".jsonl":
+    if data_suffix(first) != ".jsonl":
         known = ", ".join(formats)
         raise DataError(
             "is in none of the formats that are known by their columns",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from burnish.data.examples import Message
+from burnish.data.formats import data_suffix, open_data
 from burnish.errors import ConfigError, DataError, suggest
 from burnish.evaluation.format import Constraint, parse_constraints
 
@@ -78,7 +79,8 @@ class Prose:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows came from: what they are, the name that the user gave, the file's sha256 and its number of rows."""
+    """Where rows came from: what they are, the name that the user gave, the file's sha256 (unzipped) and its number of
+    rows."""
 
     kind: str
     name: str
@@ -165,23 +167,28 @@ def _load(kind: str, data: str | Path, parse: Callable[[dict[str, Any], str, str
 
 
 def _files(data: str | Path) -> list[str | Path]:
-    """The file itself, or the `.jsonl` files of a directory in the order of their names."""
+    """The file itself, or the `.jsonl` files of a directory, gzipped or not, in the order of their names."""
     if str(data).startswith(_STARTER) or not Path(data).is_dir():
         return [data]
-    files: list[str | Path] = [*sorted(Path(data).glob("*.jsonl"))]
+    files: list[str | Path] = [file for file in sorted(Path(data).iterdir()) if data_suffix(file) == ".jsonl"]
     if not files:
         raise DataError("the directory holds no .jsonl file", where=str(data), fix="see docs/suites.md for the rows")
     return files
 
 
 def read_bytes(data: str | Path) -> bytes:
-    """The bytes of a file or of the packaged `starter/NAME`. Raises DataError where it can't be read."""
+    """The bytes of a file, unzipped where it ends in `.gz`, or of the packaged `starter/NAME`.
+
+    Raises:
+        DataError: it can't be read, or unzipped.
+    """
     name = str(data)
     try:
         if isinstance(data, str) and name.startswith(_STARTER) and not Path(name).exists():
             packaged = resources.files("burnish.starter") / f"{name.removeprefix(_STARTER)}.jsonl"
             return packaged.read_bytes()
-        return Path(name).read_bytes()
+        with open_data(Path(name), name) as file:
+            return file.read()
     except OSError as error:
         reason = error.strerror or str(error)
         fix = "give a JSON Lines file, or starter/evaluation, starter/mcq or starter/prose"

@@ -12,7 +12,7 @@ from burnish.models.catalog import CATALOG
 from burnish.models.loading import resolve_model
 from burnish.pipeline.kinds import KINDS, NAMES_FUNCTIONS, NAMES_MODELS, StageKind
 from burnish.pipeline.paths import located_path
-from burnish.pipeline.report_config import ReportConfig
+from burnish.pipeline.report_config import ReportConfig, check_comparison
 from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.stages.config import TrainConfig
 from burnish.stages.functions import is_function
@@ -120,6 +120,10 @@ class StageGraph:
                     self.problems[place] = what
         update = {"models": models, "topic_judge": self._topic_judge(stage.name, config.topic_judge, models)}
         self.stages[stage.name] = replace(stage, config=config.model_copy(update=update))
+        try:
+            check_comparison(list(models), judge=config.judge, reward=config.reward, baseline=config.baseline)
+        except ConfigError as error:
+            self.problems[f"stages.{stage.name}.{error.where}"] = f"{error.what}; {error.fix}"
         self._check_harness(stage.name, config)
 
     def _topic_judge(self, stage: str, wanted: str | None, models: Mapping[str, str]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from burnish.data.chat import encode_examples
 from burnish.data.examples import Example, Message, Origin
-from burnish.errors import BurnishError, ConfigError, suggest
+from burnish.errors import BurnishError, ConfigError
 from burnish.evaluation.judge import JUDGE_PROMPT, JudgedPair, judge_pairs
 from burnish.evaluation.preference import Preference
 from burnish.evaluation.suite import Card, Record
@@ -16,7 +16,7 @@ from burnish.models.fingerprint import digest, model_fingerprint
 from burnish.models.heads import ensemble_score
 from burnish.models.reward import RewardModel, load_reward_model, reward_members
 from burnish.pipeline.fingerprint import code_fingerprint
-from burnish.pipeline.report_config import JUDGE
+from burnish.pipeline.report_config import JUDGE, check_comparison
 from burnish.pipeline.responders import Asking
 from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.rollout.remote import EndpointResponder
@@ -42,14 +42,7 @@ def check_preference(
         ModelError: no reward model.
         OutputDirError: its run is not finished.
     """
-    if baseline is not None and baseline not in names:
-        raise ConfigError(f"no model of the report is called {baseline!r}{suggest(baseline, names)}", where="baseline")
-    if judge is None and reward is None:
-        if baseline is not None:
-            raise ConfigError("a baseline is for a judge or a reward model", fix="give --judge or --reward with it")
-        return None, None
-    if judge is not None and len(names) < 2:
-        raise ConfigError("a judge compares models: a report with a judge needs two of them", where="judge")
+    check_comparison(names, judge=judge, reward=reward, baseline=baseline)
     if judge is not None and not is_endpoint(judge):
         fix = "write openai:BASE_URL#MODEL; a reward model goes with --reward"
         raise ConfigError(f"the judge must be an endpoint, and {judge!r} is none", where="judge", fix=fix)
@@ -97,6 +90,7 @@ def compare(
             responder.close()
         facts.append(("judge", f"{judge}, prompt {digest(JUDGE_PROMPT)[:12]}, {_taken(responder)}"))
         facts += [("judge's settings", f"without {', '.join(sorted(responder.left_out))}")] * bool(responder.left_out)
+        facts += [(f"judge, {what}", many) for what, many in responder.notes().items()]
     if reward is not None:
         scores = _scores({card.name: card.records for card in cards}, reward, asking, show)
         facts.append(("reward model", str(reward)))

@@ -213,9 +213,11 @@ def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Consol
     if responder.from_cache:
         about["from the cache"] = f"{responder.from_cache} of {responder.asked} answers"
         console.print(Text(f"{name}: {about['from the cache']} were kept from before"))
-    if isinstance(responder, EndpointResponder) and (again := responder.client.retried):
-        about["requests repeated"] = ", ".join(f"{count} ({why})" for why, count in again.most_common())
-        console.print(Text(f"{name}: requests repeated: {about['requests repeated']}"))
+    if isinstance(responder, EndpointResponder):
+        notes = responder.notes()
+        about |= notes
+        for what, many in notes.items():
+            console.print(Text(f"{name}: {what}: {many}"))
     return replace(card, about=about, endpoint=isinstance(responder, EndpointResponder))
 
 

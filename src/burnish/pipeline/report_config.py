@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -115,3 +116,25 @@ class ReportConfig(Config):
             if models and name not in models:
                 raise ValueError(f"no model of the report is called {name!r}{suggest(name, models)}")
         return value
+
+
+def check_comparison(names: Sequence[str], *, judge: str | None, reward: str | None, baseline: str | None) -> None:
+    """Refuse a comparison that has nothing to compare.
+
+    Args:
+        names: of the report's models.
+        judge: as `ReportConfig` has it, and so are the others.
+        reward: see there.
+        baseline: see there.
+
+    Raises:
+        ConfigError: a judge of a single model; a baseline that is not in the report or has nothing to do.
+    """
+    if baseline is not None and baseline not in names:
+        raise ConfigError(f"no model of the report is called {baseline!r}{suggest(baseline, names)}", where="baseline")
+    if baseline is not None and judge is None and reward is None:
+        fix = "give --judge or --reward (in a recipe judge: or reward:) with it, or leave it out"
+        raise ConfigError("a baseline is for a judge or a reward model", where="baseline", fix=fix)
+    if judge is not None and len(names) < 2:
+        fix = "name another model to compare with, or leave the judge out"
+        raise ConfigError("a judge compares models: a report with a judge needs two of them", where="judge", fix=fix)

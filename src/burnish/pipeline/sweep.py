@@ -147,7 +147,9 @@ def run_sweep(
         console: where progress goes; standard error if not given.
 
     Raises:
-        ConfigError: no axis, no report in the recipe, an unknown name, or a point that the recipe does not allow.
+        ConfigError: no axis, no report in the recipe, an unknown name, a behaviour without prompts, or a point that the
+            recipe does not allow.
+        DataError: prompts that can't be used.
         Interrupted: a signal; finished stages stay.
     """
     console = console or Console(stderr=True)
@@ -158,6 +160,7 @@ def run_sweep(
     points = [_point(recipe, axes, values, fixed) for values in itertools.product(*axes.values())]
     report = _report_of(points[0].recipe)
     subject = _subject(report, model)
+    _demand_prompts(points, alignment)
     sweep = Sweep(str(recipe), out, axes, alignment, retention, subject, tuple(points), ())
     for number, point in enumerate(points, start=1):
         console.print(Text(f"\npoint {number} of {len(points)}: {point.name}", style="bold"), highlight=False)
@@ -261,6 +264,27 @@ def _report_of(recipe: Recipe) -> list[Stage]:
     return cards
 
 
+def _demand_prompts(points: Sequence[Point], alignment: str) -> None:
+    """Refuse an alignment that is a behaviour of which a point's report has no prompts, before hours of training."""
+    from burnish.pipeline.report import read_suite
+
+    held: dict[tuple[Any, ...], list[str]] = {}
+    for point in points:
+        for card in _report_of(point.recipe):
+            config = card.config
+            assert isinstance(config, ReportConfig)
+            asked = (config.prompts, config.choices, config.sample, config.seed)
+            if asked not in held:
+                behaviours = {row.behaviour for row in read_suite(config).rows}
+                held[asked] = [name for name in BEHAVIOUR_NAMES if name in behaviours]
+            if alignment not in ("mean", *held[asked]):
+                raise ConfigError(
+                    f"the report has no prompts of {alignment!r}, which alignment is to be",
+                    where=f"alignment, point {point.name}",
+                    fix=f"one of mean, {', '.join(held[asked])}; or name other prompts in the recipe's report",
+                )
+
+
 def _label(card: Stage) -> str:
     assert isinstance(card.config, ReportConfig)
     return next(iter(card.config.models))
@@ -291,17 +315,11 @@ def _run_point(point: Point, cards: Sequence[Stage], sweep: Sweep, console: Cons
 
 
 def read_card(directory: Path, label: str, alignment: str, retention: RetentionName, out: Path) -> Measured:
-    """A model's place from the report.json of a card.
-
-    Raises:
-        ConfigError: the report has no prompts of the behaviour that alignment is to be.
-    """
+    """A model's place from the report.json of a card, which holds prompts of the behaviour that alignment is to be."""
     found = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     passed: dict[str, list[bool]] = {}
     for record in found["records"][label]:
         passed.setdefault(record["behaviour"], []).append(record["passed"])
-    if alignment != "mean" and alignment not in passed:
-        raise ConfigError(f"the report has no prompts of {alignment!r}", where="alignment", fix="raise report.sample")
     kept = found["retention"][label]
     nats = bootstrap_mean([text["nats"] for text in kept["prose"]], weights=[text["tokens"] for text in kept["prose"]])
     right = Rate.of([choice["right"] for choice in kept["choices"]])

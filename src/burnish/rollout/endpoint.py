@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from burnish.data.examples import Message
 from burnish.errors import ConfigError, ModelError
-from burnish.rollout.endpoint_reply import MalformedReply, Reply, error_text, read_reply, shorten
+from burnish.rollout.endpoint_reply import MalformedReply, Reply, error_text, filtered_prompt, read_reply, shorten
+from burnish.rollout.pace import Pace, retry_after
 
 if TYPE_CHECKING:
     import httpx2
 
 PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
+_LIMITED, _ADAPTED = "too many requests", "unsupported setting"
 _EXAMPLE = "write openai:BASE_URL#MODEL, as in openai:http://localhost:8000/v1#my-model"
 
 
@@ -103,12 +103,15 @@ class EndpointSettings:
     """How patiently an endpoint is asked.
 
     Attributes:
-        concurrency: requests under way at a time.
+        concurrency: requests under way at a time, fewer while the server says that they are too many.
         read_seconds: how long a server may send nothing; the request is repeated then.
         connect_seconds: how long a connection may take.
         tries: how often a request is sent at most.
         timeout_tries: the same where nothing comes back in time.
         malformed_tries: the same where the server answers, but with nothing usable.
+        limited_tries: how often in a row, without an answer to any request, a server may say that there are too many
+            (429). None of them is counted as a try. The waits of eight add up to more than a minute, for which many
+            limits are set.
         first_wait: seconds before the second try; doubled for each further one, of which a random half to the whole
             is waited.
         longest_wait: seconds that are waited at most, whether by our own rule or because the server asks for it.
@@ -120,11 +123,13 @@ class EndpointSettings:
     tries: int = 6
     timeout_tries: int = 3
     malformed_tries: int = 2
+    limited_tries: int = 8
     first_wait: float = 1.0
     longest_wait: float = 120.0
 
     def __post_init__(self) -> None:
-        if min(self.concurrency, self.tries, self.timeout_tries, self.malformed_tries) < 1:
+        tries = (self.tries, self.timeout_tries, self.malformed_tries, self.limited_tries)
+        if min(self.concurrency, *tries) < 1:
             raise ConfigError("concurrency and tries of an endpoint must be at least 1", where="endpoint")
         if not (self.read_seconds > 0 and self.connect_seconds > 0):
             raise ConfigError("the time-outs of an endpoint must be above 0 seconds", where="endpoint")
@@ -140,6 +145,9 @@ class _Failure:
     tries: int
     hopeless: bool = False
     after: float | None = None
+
+
+_NOT_SENT = _Failure("not sent", "the request was not sent: asking has been stopped", "run the same command again", 1)
 
 
 class ChatClient:
@@ -165,21 +173,21 @@ class ChatClient:
         self.retried: Counter[str] = Counter()
         """Why requests were repeated, and how often."""
         self._key = read_key(endpoint.key_variable) if key is None else _usable_key(key, KEY)
-        self._stopped = threading.Event()
+        waits = self.settings
+        self._pace = Pace(waits.concurrency, first_wait=waits.first_wait, longest_wait=waits.longest_wait)
         self._lock = threading.Lock()
-        self._not_before = 0.0
         self._left_out: tuple[str, ...] = ()
         self._limit_name = "max_tokens"
         self._http: httpx2.Client | None = None
 
     def stop(self) -> None:
-        """End all waiting: requests under way may finish, none is repeated."""
-        self._stopped.set()
+        """End all waiting: requests under way may finish, none is sent any more."""
+        self._pace.stop()
 
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
-        return self._stopped.is_set()
+        return self._pace.stopped
 
     def close(self) -> None:
         """Stop, and drop the connections."""
@@ -199,22 +207,32 @@ class ChatClient:
             EndpointError: after the last try; the message says what the server said and what can be done.
         """
         tried: Counter[str] = Counter()
-        self._wait_for_turn()
+        failure: _Failure | None = None
         while True:
-            outcome = self._try(messages, max_tokens)
-            if isinstance(outcome, Reply):
-                return outcome
-            tried[outcome.kind] += 1
-            given_up = tried[outcome.kind] >= outcome.tries or tried.total() >= self.settings.tries
-            if not given_up and (outcome.after or 0.0) <= self.settings.longest_wait:
-                self._wait_after(outcome, tried.total())
-                given_up = self.stopped
-            else:
-                given_up = True
-            if given_up:
-                raise self._error(outcome, tried.total(), where)
+            with self._pace.turn() as turn:
+                if self.stopped:
+                    raise self._error(failure or _NOT_SENT, tried.total(), where)
+                outcome = self._try(messages, max_tokens)
+                if isinstance(outcome, Reply):
+                    self._pace.answered()
+                    return outcome
+                failure = outcome
+                tried[failure.kind] += 1
+                if self._given_up(failure, tried, turn):
+                    raise self._error(failure, tried.total(), where)
+            if failure.kind not in (_LIMITED, _ADAPTED):
+                self._pace.hold(failure.after or 0.0)
+                self._pace.wait(self._pace.backoff(tried.total() - tried[_LIMITED]))
             with self._lock:
-                self.retried[outcome.kind] += 1
+                self.retried[failure.kind] += 1
+
+    def _given_up(self, failure: _Failure, tried: Counter[str], turn: int) -> bool:
+        """Whether the request that failed is given up; of a 429 all requests take note, and it uses up no try."""
+        if (failure.after or 0.0) > self.settings.longest_wait:
+            return True
+        if failure.kind == _LIMITED:
+            return self._pace.refused(turn, failure.after) >= failure.tries
+        return tried[failure.kind] >= failure.tries or tried.total() - tried[_LIMITED] >= self.settings.tries
 
     # ---- one try ----
 
@@ -239,7 +257,8 @@ class ChatClient:
             return _Failure("connection", f"the endpoint can't be reached: {said}", fix, self.settings.tries, True)
         seconds_taken = time.perf_counter() - started
         if response.status_code != 200:
-            return self._refused(response, (left_out, limit_name))
+            unseen = filtered_prompt(response.content, seconds=seconds_taken, left_out=left_out)
+            return unseen or self._refused(response, (left_out, limit_name))
         try:
             return read_reply(response.content, seconds=seconds_taken, left_out=left_out)
         except MalformedReply as error:
@@ -284,11 +303,13 @@ class ChatClient:
         if status == 429 and code == "insufficient_quota":
             return _Failure("quota", what, "the account has no credit left: see to it and run again", 1, True)
         if status == 429 or status in (408, 409, 425) or status >= 500:
-            kind = "too many requests" if status == 429 else f"status {status}"
             fix = "ask less at a time with --concurrency, or run the same command again later"
-            return _Failure(kind, what, fix, tries, status == 429, _retry_after(response.headers))
+            after = retry_after(response.headers)
+            if status == 429:
+                return _Failure(_LIMITED, what, fix, self.settings.limited_tries, True, after)
+            return _Failure(f"status {status}", what, fix, tries, False, after)
         if status == 400 and self._adapt(body, sent):
-            return _Failure("unsupported setting", what, "leave the model to its own settings", tries)
+            return _Failure(_ADAPTED, what, "leave the model to its own settings", tries)
         if status in (401, 403):
             state = "the key in it is not accepted" if self._key else "it is not set"
             variable = self.endpoint.key_variable or KEY
@@ -316,30 +337,6 @@ class ChatClient:
                 self._left_out = (*self._left_out, "temperature")
                 return True
         return False
-
-    # ---- waiting ----
-
-    def _wait_for_turn(self) -> None:
-        """Nobody asks before the moment that the server named."""
-        while not self.stopped:
-            with self._lock:
-                rest = self._not_before - time.monotonic()
-            if rest <= 0:
-                return
-            self._stopped.wait(rest)
-
-    def _wait_after(self, failure: _Failure, tried: int) -> None:
-        if failure.kind == "unsupported setting":
-            return
-        own = min(self.settings.longest_wait, self.settings.first_wait * 2 ** (tried - 1))
-        jittered = own * random.uniform(0.5, 1.0)
-        if failure.after is None:
-            self._stopped.wait(jittered)
-            return
-        with self._lock:
-            self._not_before = max(self._not_before, time.monotonic() + failure.after)
-        self._wait_for_turn()
-        self._stopped.wait(min(1.0, jittered))  # so that the waiting requests do not all come back in the same instant
 
     def _error(self, failure: _Failure, tried: int, where: str) -> EndpointError:
         times = f" ({tried} tries)" if tried > 1 else ""
@@ -383,20 +380,3 @@ def _usable_key(key: str, variable: str) -> str:
 def _error_fields(body: Any) -> dict[str, Any]:
     error = body.get("error") if isinstance(body, dict) else None
     return error if isinstance(error, dict) else {}
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by the Retry-After header, which has seconds or a date; a date is taken by the server's clock."""
-    text = (headers.get("retry-after") or "").strip()
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text)) if float(text) < float("inf") else None
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(text).timestamp()
-        now = parsedate_to_datetime(headers["date"]).timestamp() if headers.get("date") else time.time()
-    except (ValueError, TypeError):
-        return None
-    return max(0.0, until - now)

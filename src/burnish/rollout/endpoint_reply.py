@@ -35,6 +35,7 @@ class Reply:
         completion_tokens: the same for the answer. Hidden reasoning is in them where the server bills it.
         seconds: from sending the request that succeeded until its reply was whole; waiting before it does not count.
         left_out: settings that the server refused, so that they were not sent: `temperature`, for some.
+        filtered: whether the provider's content filter stands in the answer's place, which is empty then.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Reply:
     completion_tokens: int | None
     seconds: float
     left_out: tuple[str, ...] = ()
+    filtered: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -58,7 +60,9 @@ def read_reply(body: bytes, *, seconds: float, left_out: tuple[str, ...] = ()) -
     """A chat completion's body as an answer.
 
     A refusal that the server keeps apart from the content (`message.refusal`) is what the model said, and so the
-    answer. Everything else in the place of text (tool calls, a content filter, nothing) is malformed.
+    answer. Where hidden reasoning used up the limit of tokens, or is all that there is, the answer is empty, and so is
+    one that the provider's content filter cut: at temperature 0 both come again. Everything else in the place of text
+    (tool calls, nothing) is malformed.
 
     Raises:
         MalformedReply: no JSON, no choice, no text, or no sign of how the answer ended.
@@ -76,47 +80,61 @@ def read_reply(body: bytes, *, seconds: float, left_out: tuple[str, ...] = ()) -
     choices = value.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise MalformedReply("the reply has no choices", _CHECK_SERVER)
-    choice = choices[0]
-    message = choice.get("message")
-    if not isinstance(message, dict):
+    message, reason = choices[0].get("message"), choices[0].get("finish_reason")
+    filtered = reason == "content_filter"
+    if not isinstance(message, dict) and not filtered:
         raise MalformedReply("the reply's choice has no message", _CHECK_SERVER)
-    reason = choice.get("finish_reason")
-    text = _text(message, reason)
+    text = _text(message, reason) if isinstance(message, dict) and not filtered else ""
     if not isinstance(reason, str):
         raise MalformedReply("the reply has no finish_reason: did the answer end by itself?", _CHECK_SERVER)
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return Reply(
         text=text.strip(),
-        finished=reason != "length",
+        finished=reason not in ("length", "content_filter"),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         seconds=seconds,
         left_out=left_out,
+        filtered=filtered,
     )
 
 
+def filtered_prompt(body: bytes, *, seconds: float, left_out: tuple[str, ...] = ()) -> Reply | None:
+    """The reply to a prompt that the provider's filter kept from the model, by the error that says so; None for others.
+
+    No tokens are counted, for the server names none.
+    """
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return None
+    error = value.get("error") if isinstance(value, dict) else None
+    if not isinstance(error, dict) or error.get("code") not in _FILTERED:
+        return None
+    return Reply("", False, 0, 0, seconds, left_out, filtered=True)
+
+
+_FILTERED = ("content_filter", "content_policy_violation")
+_REASONING = ("reasoning_content", "reasoning")
 _CHECK_URL = "check the base URL: a chat endpoint's usually ends in /v1"
 _CHECK_SERVER = "look into the server's log; is it compatible with OpenAI's chat completions?"
 
 
 def _text(message: dict[str, Any], reason: Any) -> str:
     content = message.get("content")
+    silent = content is None
     if isinstance(content, list):  # some servers send text in parts
         parts = [part.get("text") if isinstance(part, dict) else None for part in content]
         content = None if None in parts else "".join(map(str, parts))
-    if reason == "content_filter":
-        raise MalformedReply(
-            "the provider's content filter cut the answer, so there is nothing of the model's to judge",
-            "lower the filter at the provider, or leave this prompt out with --prompts",
-            again=False,
-        )
     if not content and isinstance(message.get("refusal"), str):
         return str(message["refusal"])
     if message.get("tool_calls") or message.get("function_call"):
         raise MalformedReply(
             "the reply calls a tool in place of an answer", "serve the model without tools or functions", again=False
         )
+    if silent and (reason == "length" or any(message.get(name) for name in _REASONING)):
+        return ""
     if not isinstance(content, str):
         raise MalformedReply("the reply's content is no text", _CHECK_SERVER)
     return content

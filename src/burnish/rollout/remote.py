@@ -49,6 +49,10 @@ class EndpointResponder:
         """Of these, whose answer was on the disk."""
         self.left_out: set[str] = set()
         """Settings that the server refused."""
+        self.filtered = 0
+        """Answers in whose place the provider's content filter stands. They are empty."""
+        self.used_up = 0
+        """Answers that are empty because the limit of tokens was used up before they began, as reasoning may do."""
 
     @property
     def name(self) -> str:
@@ -81,7 +85,22 @@ class EndpointResponder:
         values = self.cache.filled(keys, compute, found=on_disk, progress=progress)
         replies = [Reply.from_dict(value) for value in values]
         self.left_out |= {setting for reply in replies for setting in reply.left_out}
+        self.filtered += sum(reply.filtered for reply in replies)
+        self.used_up += sum(not (reply.text or reply.finished or reply.filtered) for reply in replies)
         return [_answer(reply) for reply in replies]
+
+    def notes(self) -> dict[str, str]:
+        """What a reader must know of the answers so far: what it is -> how often it was."""
+        found = {}
+        if again := self.client.retried:
+            found["requests repeated"] = ", ".join(f"{count} ({why})" for why, count in again.most_common())
+        if self.filtered:
+            found["content filter"] = f"{self.filtered} of {self.asked} answers, which count as empty"
+        if self.used_up:
+            found["limit used up before the answer"] = (
+                f"{self.used_up} of {self.asked} answers, which are empty; reasoning counts for --max-new-tokens"
+            )
+        return found
 
     def close(self) -> None:
         """Drop the connections."""

@@ -139,6 +139,18 @@ class PolicyConfig(TrainConfig):
         return watching(self.monitor, self.guard)
 
     @model_validator(mode="after")
+    def _share_has_an_effect(self) -> Self:
+        # Held against the default and not against what was given, so that a run's record can be read as settings again.
+        usual = MonitorConfig.model_fields["share"].default
+        if self.monitor is None or self.watched is None or self.watched.every == "auto" or self.monitor.share == usual:
+            return self
+        if self.monitor.every is None:
+            why = "a guard that acts looks at each validation: leave it out, or give monitor.every a number of steps"
+        else:
+            why = f"monitor.every is {self.monitor.every}: leave it out"
+        raise ValueError(f"monitor.share: {self.monitor.share:g} has no effect, for {why}")
+
+    @model_validator(mode="after")
     def _acts_at_fixed_steps(self) -> Self:
         if self.guard is not None and self.guard.acts and self.monitor is not None and self.monitor.every == "auto":
             raise ValueError(

@@ -25,9 +25,10 @@ class MonitorConfig(Config):
     allows. `auto` if not given, or `validation` where a guard may end the run: `auto` follows the clock. PPO is looked
     at between rollouts only."""
     share: float = Field(0.05, gt=0.0, lt=1.0)
-    """Of the time, for `every: auto`: looks / (looks + steps). Those at the start and at the end are always made."""
+    """Of the time, for `every: auto` alone: looks / (looks + steps). Those at start and end are always made."""
     parts: tuple[Part, ...] = ("retention", "answers")
-    """What is measured: `retention` (`multiple_choice` and `nats_per_token`), `behaviours`, or some of them by name."""
+    """What is measured: `retention` (`multiple_choice` and `nats_per_token`), `behaviours` (those of which the prompts
+    have rows), or some of them by name."""
     prompts: str = "starter/evaluation"
     """The evaluation prompts: a JSON Lines file, or `starter/evaluation`."""
     sample: int = Field(12, ge=1)
