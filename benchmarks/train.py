@@ -6,8 +6,9 @@
 
 `compare` runs TRL's side (peers/trl_train.py, by the python of its own environment) and ours in turn, each in a process
 of its own, and stops where they did not do the same work: the same examples in every step, the same trainable
-parameters, and in the first step the same loss and the same log-prob (reward) of every response. What it finds goes
-into results/; `python benchmarks/report.py` writes RESULTS.md from there.
+parameters and optimiser, in the first step the same log-prob (reward) of every response and a gradient of the same
+norm, and in every step the same loss. What it finds goes into results/; `python benchmarks/report.py` writes RESULTS.md
+from there.
 
 A step is timed from the end of one to the end of the next. The first one warms up. DPO runs twice on both sides: with
 the reference in the step, and with its log-probs computed beforehand.
@@ -45,6 +46,7 @@ SETTING: dict[str, Any] = {
     "rank": 16,
     "alpha": 32,
     "learning_rate": 1e-5,
+    "betas": [0.9, 0.99],
     "beta": 0.1,
     "centring": 0.01,
     "micro_batch_tokens": 4096,
@@ -62,6 +64,7 @@ class Watch:
         self.ends: list[float] = []
         self.values: dict[int, list[float]] = {}
         self.reference_seconds = 0.0
+        self.optimiser: Any = None
 
     def note(self, indices: tuple[int, ...], values: Any) -> None:
         """The numbers of a batch's responses; every example has as many as any other."""
@@ -72,10 +75,18 @@ class Watch:
     def install(self, stage: str) -> None:
         """Put itself between the stage and what it calls. What is computed stays as it is."""
         import burnish.stages.dpo as dpo
+        import burnish.stages.loop as loop
         import burnish.stages.sft as sft
         from burnish.models.heads import Scorer
 
         stamp_steps(self.ends)
+        make_optimiser = loop.make_optimiser
+
+        def made(*arguments: Any) -> Any:
+            self.optimiser = make_optimiser(*arguments)
+            return self.optimiser
+
+        loop.make_optimiser = made  # type: ignore[assignment]
         if stage == "reward":
             scores = Scorer.scores
 
@@ -146,13 +157,27 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu
             "tokens": [line["tokens"] for line in logged],
             "prompt_times": 1,
             "trainable_parameters": record["parameters"]["trainable"],
+            "optimiser": optimiser_settings(watch.optimiser),
             "prepared_steps": steps,
         },
         "proof": {
-            "loss": logged[0]["loss"],
+            "losses": [line["loss"] for line in logged],
+            "grad_norm": logged[0]["grad_norm"],  # before clipping
             "values": {str(index): row for index, row in sorted(watch.values.items())},
         },
     }
+
+
+def optimiser_settings(optimiser: Any) -> list[dict[str, Any]]:
+    """What an AdamW does, as its parameter groups have it; peers/trl_train.py says the same of TRL's."""
+    names = ("lr", "betas", "eps", "weight_decay")
+    found: list[dict[str, Any]] = []
+    for group in optimiser.param_groups:
+        one = {"name": type(optimiser).__name__, **{name: group[name] for name in names}}
+        one["betas"] = list(one["betas"])  # as JSON has them
+        if one not in found:
+            found.append(one)
+    return found
 
 
 def stage_settings(setting: dict[str, Any], work: Path, out: Path, dtype: str, *, beforehand: bool) -> dict[str, Any]:
@@ -171,6 +196,8 @@ def stage_settings(setting: dict[str, Any], work: Path, out: Path, dtype: str, *
         "epochs": 2 if beforehand else 1,
         "max_steps": steps,
         "learning_rate": setting["learning_rate"],
+        "beta1": setting["betas"][0],
+        "beta2": setting["betas"][1],
         "schedule": "constant",
         "warmup": 0.0,
         "save_every": steps + 1,
@@ -247,18 +274,18 @@ def _sides(arguments: argparse.Namespace, dtype: str) -> dict[str, list[str]]:
     return sides
 
 
-def _apart(found: Found) -> list[float]:
-    """The largest differences to TRL's first run: of the loss, of the per-response values."""
+def _apart(found: Found) -> dict[str, float]:
+    """The largest differences to TRL's first run."""
     first = found["trl"][0]["proof"]
-    both = [largest_distance(first, result["proof"]) for results in found.values() for result in results]
-    return [max(loss for loss, _ in both), max(value for _, value in both)]
+    each = [largest_distance(first, result["proof"]) for results in found.values() for result in results]
+    return {name: max(one[name] for one in each) for name in each[0]}
 
 
 def work_problems(found: Found, setting: dict[str, Any], lengths: list[Any], *, values: bool = True) -> list[str]:
     """What the sides did not do alike; empty where the comparison is fair.
 
-    Each side's tokens in every step are held against the examples that were to be in it, the first step's loss and
-    per-response values against each other (unless `values` is false).
+    Each side's tokens in every step are held against the examples that were to be in it; optimisers, losses, the first
+    step's per-response values and the norm of its gradient against each other (the numbers unless `values` is false).
     """
     problems, first = [], found["trl"][0]
     for name, results in found.items():
@@ -271,6 +298,9 @@ def work_problems(found: Found, setting: dict[str, Any], lengths: list[Any], *, 
             if result["work"]["trainable_parameters"] != first["work"]["trainable_parameters"]:
                 both = first["work"]["trainable_parameters"], result["work"]["trainable_parameters"]
                 problems.append(f"trainable parameters: {both[0]:,} in TRL, {both[1]:,} in {name}")
+            if result["work"]["optimiser"] != first["work"]["optimiser"]:
+                both = first["work"]["optimiser"], result["work"]["optimiser"]
+                problems.append(f"optimiser: {both[0]} in TRL, {both[1]} in {name}")
             problems += [
                 f"{key}: {first[key]} in TRL, {result[key]} in {name}"
                 for key in ("dtype", "threads")

@@ -77,13 +77,28 @@ def _table(record: Record, peer: list[Result], own: list[Result], label: str, *,
 def _small_print(record: Record) -> str:
     stage, setting, peer = record["stage"], record["setting"], record["runs"]["trl"][0]
     times = {"sft": "once", "reward": "for each response", "dpo": "for each response, and the reference's again"}
-    loss, values = record["proof"]["apart"]
-    where = "in the first step" if record["proof"]["dtype"] == peer["dtype"] else "in float32, before the rounds,"
     return (
         "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, "
-        f"dtype, threads; {where} the loss (largest difference {loss:.1g}) and the {VALUES[stage]} of every "
-        f"response ({values:.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number for "
+        f"{_proof(record)}. Useful FLOPs are the same number for "
         "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
         f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
         f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens."
+    )
+
+
+def _proof(record: Record) -> str:
+    """What of dtype, threads and the numbers was found alike. Records of before the gradient was compared say less."""
+    peer, apart, what = record["runs"]["trl"][0], record["proof"]["apart"], VALUES[record["stage"]]
+    where = "in the first step" if record["proof"]["dtype"] == peer["dtype"] else "in float32, before the rounds,"
+    if isinstance(apart, list):
+        loss, values = apart
+        return (
+            f"dtype, threads; {where} the loss (largest difference {loss:.1g}) and the {what} of every response "
+            f"({values:.1g}; absolute below a size of 1, relative above)"
+        )
+    return (
+        f"optimiser, dtype, threads; {where} the loss (largest difference {apart['loss']:.1g}), the {what} of every "
+        f"response ({apart['values']:.1g}) and the norm of the gradient before clipping ({apart['grad_norm']:.1g} of "
+        f"it); the losses of the steps after it ({apart['later_losses']:.1g}; absolute below a size of 1, relative "
+        "above)"
     )

@@ -39,13 +39,15 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, S
 
 
 class Witness(TrainerCallback):
-    """Notes when each step ended, how many tokens it read, and what the first one computed of each response."""
+    """Notes when each step ended, its tokens and its loss; of the first one also the numbers of each response and the
+    norm of the gradient."""
 
     def __init__(self, order: list[int]) -> None:
         self.order = order
         self.ends: list[float] = []
         self.counts: list[list[torch.Tensor]] = [[]]
-        self.first_loss = 0.0
+        self.shares: list[list[torch.Tensor]] = [[]]
+        self.grad_norms: list[float] = []
         self.values: list[list[float]] = []
         self.reference_seconds = 0.0
 
@@ -54,6 +56,11 @@ class Witness(TrainerCallback):
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         self.counts.append([])
+        self.shares.append([])
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if "grad_norm" in logs:  # of all parameters that train together, before clipping
+            self.grad_norms.append(logs["grad_norm"])
 
     def read(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """A forward hook of the model; the reference's passes have no gradient and are left out."""
@@ -77,8 +84,7 @@ class Witness(TrainerCallback):
 
         def noted(*arguments: Any, **named: Any) -> Any:
             share = step(*arguments, **named)
-            if not self.ends:
-                self.first_loss += float(share)
+            self.shares[-1].append(share)  # of the step's loss; read at the end, too
             return share
 
         trainer.training_step = noted
@@ -100,9 +106,13 @@ class Witness(TrainerCallback):
         return [sum(int(count) for count in counts) for counts in self.counts[: len(self.ends)]]
 
     def proof(self) -> dict[str, Any]:
-        """The first step's loss, and the values of each example's responses."""
+        """The losses of all steps, the first step's gradient norm, and the values of each example's responses."""
         pairs = sorted(zip(self.order, self.values, strict=True))
-        return {"loss": self.first_loss, "values": {str(index): values for index, values in pairs}}
+        return {
+            "losses": [sum(float(share) for share in shares) for shares in self.shares[: len(self.ends)]],
+            "grad_norm": self.grad_norms[0],
+            "values": {str(index): values for index, values in pairs},
+        }
 
 
 class DPOOnIds(DPOTrainer):
@@ -136,6 +146,7 @@ def main() -> None:
         witness.watch(trainer)
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         trainer.train()
+        optimiser = optimiser_settings(trainer.optimizer.optimizer)  # accelerate has wrapped it
     seconds = [after - before for before, after in itertools.pairwise(witness.ends)]
     result = {
         "side": "trl",
@@ -152,6 +163,7 @@ def main() -> None:
             "tokens": witness.tokens(),
             "prompt_times": 0,  # once for each response
             "trainable_parameters": trainable,
+            "optimiser": optimiser,
         },
         "proof": witness.proof(),
     }
@@ -187,11 +199,40 @@ def make_trainer(
         )
         with torch.no_grad():
             model.score.weight.copy_(load_file(arguments.work / "head.safetensors")["score"])
-        return RewardTrainer(model, **shared)
+        return start_alike(RewardTrainer(model, **shared), arguments.work)
     if setting.get("tuning") == "full":
         dtype = torch.float32  # master weights, under autocast, as burnish has them
     model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=dtype, attn_implementation="sdpa")
-    return (SFTTrainer if stage == "sft" else DPOOnIds)(model, **shared)
+    trainer = (SFTTrainer if stage == "sft" else DPOOnIds)(model, **shared)
+    return trainer if setting.get("tuning") == "full" else start_alike(trainer, arguments.work)
+
+
+def start_alike(trainer: Any, work: Path) -> Any:
+    """The trainer with the adapter that burnish starts from: B's gradient depends on A, which each draws anew.
+
+    Raises:
+        SystemExit: the adapter is of other layers.
+    """
+    start = load_file(work / "adapter.safetensors")
+    own = {name.replace(".default.", "."): p for name, p in trainer.model.named_parameters() if "lora_" in name}
+    if own.keys() != start.keys():
+        only = sorted(own.keys() ^ start.keys())
+        raise SystemExit(f"PEFT and burnish adapt other layers: only one side has {', '.join(only[:3])} ...")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(start[name])
+    return trainer
+
+
+def optimiser_settings(optimiser: Any) -> list[dict[str, Any]]:
+    """What the optimiser does, as its parameter groups have it; benchmarks/train.py says the same of burnish's."""
+    found: list[dict[str, Any]] = []
+    for group in optimiser.param_groups:
+        one = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+        one = {"name": type(optimiser).__name__, **one, "betas": list(one["betas"])}
+        if one not in found:
+            found.append(one)
+    return found
 
 
 def make_config(arguments: argparse.Namespace, setting: dict[str, Any], folder: str) -> Any:
@@ -203,6 +244,8 @@ def make_config(arguments: argparse.Namespace, setting: dict[str, Any], folder: 
         "train_sampling_strategy": "sequential",
         "num_train_epochs": 1,
         "learning_rate": setting["learning_rate"],
+        "adam_beta1": setting["betas"][0],
+        "adam_beta2": setting["betas"][1],
         "lr_scheduler_type": "constant",
         "max_grad_norm": 1.0,
         "bf16": arguments.dtype == "bfloat16",

@@ -66,14 +66,15 @@ def measured(stage: str) -> dict[str, Any]:
             "micro_batch": 2,
             "versions": {name: "1.0"},
             "work": {"trainable_parameters": 60},
-            "proof": {"loss": 0.5, "values": {"0": [-1.0]}},
+            "proof": {"losses": [0.5], "grad_norm": 1.0, "values": {"0": [-1.0]}},
         }
 
     runs = {"trl": [side("trl", 6.0, 4.0, 0.0)], "burnish": [side("burnish", 2.0, 1.0, 0.0)]}
     if stage == "dpo":
         runs |= {"trl-beforehand": [side("trl", 4.0, 4.0, 2.0)], "burnish-beforehand": [side("burnish", 1.0, 1.0, 2.0)]}
     lengths = [[(5, [3, 2])], [(5, [3, 2])]]
-    proof = {"dtype": "float32", "apart": [0.0, 1e-6]}
+    apart = {"loss": 0.0, "later_losses": 3e-6, "grad_norm": 2e-5, "values": 1e-6}
+    proof = {"dtype": "float32", "apart": apart}
     rates = {"float32": 8400.0, "bfloat16": 1.0}
     more = {"rates": rates, "setting": setting, "lengths": lengths, "runs": runs, "commands": ["c"], "proof": proof}
     return results.new_record(stage, **more)
@@ -85,6 +86,12 @@ def test_a_stage_is_rendered_with_ratios_and_the_share_of_the_rate() -> None:
     # 8,400 useful operations (see test_flops) in 2 s at 8,400 a second.
     assert "| useful FLOPs / time / measured rate  |     17% |     50% |" in text
     assert "0.25 (0.25 to 0.25)" in text
+    said = " ".join(text.split())
+    assert "the norm of the gradient before clipping (2e-05 of it); the losses of the steps after it (3e-06;" in said
+    old = {**measured("sft"), "proof": {"dtype": "float32", "apart": [0.0, 1e-6]}}  # as before 27 November 2026
+    assert "dtype, threads; in the first step the loss (largest difference 0)" in " ".join(
+        train_section.render(old).split()
+    )
 
 
 def test_the_reference_beforehand_counts_with_its_share() -> None:
