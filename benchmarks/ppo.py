@@ -38,7 +38,7 @@ from common.results import (
     with_range,
 )
 from common.rounds import Found, alternate, loads, medians, peer_script, ratios
-from common.sides import device_memory, dispatch, stamp_steps
+from common.sides import device_memory, dispatch, stamp_steps, watch_dtypes
 from common.work import read_setting
 
 NEVER_WRITTEN = "keyframe"
@@ -145,6 +145,8 @@ def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str,
     setting = read_setting(work)
     rows, response_tokens, epochs = setting["prompts"], setting["response_tokens"], setting["update_epochs"]
     ends: list[float] = []
+    dtypes: set[str] = set()
+    watch_dtypes(dtypes)
     stamp_steps(ends, every=epochs)  # the last step of each update
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -184,7 +186,7 @@ def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str,
         "seconds_per_update": median,
         "episodes_per_second": rows / median,
         "seconds": seconds,
-        "dtype": record["compute_dtype"],
+        "dtype": "+".join(sorted(dtypes)),
         **device_memory(device),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},

@@ -37,7 +37,7 @@ from common.results import (
     with_range,
 )
 from common.rounds import Found, Result, alternate, loads, medians, peer_script, ratios, run
-from common.sides import dispatch
+from common.sides import dispatch, note_dtypes
 from common.work import model_size, padding_token, public, read_prompts, read_setting, resolved_directory
 
 SEED = 0
@@ -80,6 +80,8 @@ def ours(work: Path, dtype: str, repeats: int) -> Result:
     prompts, new = json.loads((work / "prompts.json").read_text(encoding="utf-8")), setting["new_tokens"]
     loaded = load_model(setting["directory"], dtype=getattr(torch, dtype), device="cpu")
     role = Backbone(loaded.model).role()
+    dtypes: set[str] = set()
+    note_dtypes(loaded.model, dtypes)
     greedy = SamplingParams(max_new_tokens=setting["proof_tokens"], temperature=0.0)
     proof = sample(role, prompts, greedy, batch_size=setting["batch"])
     seconds, counts = [], set()
@@ -93,7 +95,7 @@ def ours(work: Path, dtype: str, repeats: int) -> Result:
         "side": "burnish",
         "seconds": seconds,
         "seconds_per_call": statistics.median(seconds),
-        "dtype": dtype,
+        "dtype": "+".join(sorted(dtypes)),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},
         "work": {"prompts": len(prompts), "new_tokens": sorted(counts)},
@@ -119,7 +121,7 @@ def compare(arguments: argparse.Namespace) -> None:
     found = alternate(
         sides,
         arguments.rounds,
-        problems=lambda found: work_problems(found, setting),
+        problems=lambda found: work_problems(found, setting, arguments.dtype),
         line=lambda result: f"{len(prompts) * setting['new_tokens'] / result['seconds_per_call']:.0f} tokens/s",
         optional={"vllm"},
     )
@@ -139,17 +141,20 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"wrote {save(name, record, arguments.results)}\n\n{render(record)}")
 
 
-def work_problems(found: Found, setting: dict[str, Any]) -> list[str]:
-    """What the sides did not do alike; empty where the comparison is fair."""
+def work_problems(found: Found, setting: dict[str, Any], dtype: str) -> list[str]:
+    """What the sides did not do alike, and whether they did it in another dtype than the one asked for; empty where the
+    comparison is fair."""
     problems, first = [], found["transformers"][0]
     wanted = {"prompts": setting["batch"], "new_tokens": [setting["new_tokens"]]}
     for name, results in found.items():
         for result in results[-1:]:
             if result["work"] != wanted:
                 problems.append(f"{name} did {result['work']}, not {wanted}")
-            if result["dtype"] != first["dtype"]:
-                problems.append(f"dtype: {first['dtype']} in generate, {result['dtype']} in {name}")
-            apart = token_problems(first["proof"], result["proof"], first["dtype"])
+            if result["dtype"] != dtype:
+                problems.append(f"{name} computed in {result['dtype']}, not in {dtype}")
+            if result["threads"] != first["threads"]:
+                problems.append(f"threads: {first['threads']} in generate, {result['threads']} in {name}")
+            apart = token_problems(first["proof"], result["proof"], dtype, steps=setting["proof_tokens"])
             problems += [f"generate and {name}, greedy: {problem}" for problem in apart]
     return problems
 
@@ -185,7 +190,7 @@ def render(record: Record) -> str:
             f"a process of its own, {repeats} timed calls after one that warms up; medians of the rounds' medians. "
             f"Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             _table(record, names),
-            "Alike on all sides, and checked: prompts, tokens of every answer, dtype; greedily, the first "
+            "Alike on all sides, and checked: prompts, tokens of every answer, dtype, threads; greedily, the first "
             f"{setting['proof_tokens']} tokens of every answer and their log-probs, up to the first token that is as "
             "probable as another. Useful FLOPs are the same number for all sides (benchmarks/common/flops.py).",
             "vLLM's memory holds room for a KV cache of 2 GiB." if "vllm" in found else "vLLM was left out.",

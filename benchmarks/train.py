@@ -36,7 +36,7 @@ from common.results import (
     save,
 )
 from common.rounds import Found, Result, alternate, peer_script, run
-from common.sides import device_memory, dispatch, stamp_steps
+from common.sides import device_memory, dispatch, stamp_steps, watch_dtypes
 from common.work import prepare, public, read_lengths, read_setting
 from train_section import BEFOREHAND, render
 
@@ -65,6 +65,7 @@ class Watch:
         self.values: dict[int, list[float]] = {}
         self.reference_seconds = 0.0
         self.optimiser: Any = None
+        self.dtypes: set[str] = set()
 
     def note(self, indices: tuple[int, ...], values: Any) -> None:
         """The numbers of a batch's responses; every example has as many as any other."""
@@ -80,6 +81,7 @@ class Watch:
         from burnish.models.heads import Scorer
 
         stamp_steps(self.ends)
+        watch_dtypes(self.dtypes)
         make_optimiser = loop.make_optimiser
 
         def made(*arguments: Any) -> Any:
@@ -148,7 +150,7 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu
         "seconds": seconds,
         "seconds_per_step": statistics.median(seconds),
         "reference_seconds": watch.reference_seconds if beforehand else 0.0,
-        "dtype": record["compute_dtype"],
+        "dtype": "+".join(sorted(watch.dtypes)),
         **device_memory(device),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},

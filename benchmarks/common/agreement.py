@@ -89,18 +89,29 @@ def largest_distance(peer: dict[str, Any], own: dict[str, Any]) -> dict[str, flo
 
 
 def token_problems(
-    peer: Sequence[Sequence[tuple[int, float]]], own: Sequence[Sequence[tuple[int, float]]], dtype: str
+    peer: Sequence[Sequence[tuple[int, float]]],
+    own: Sequence[Sequence[tuple[int, float]]],
+    dtype: str,
+    *,
+    steps: int,
 ) -> list[str]:
     """What does not agree of two greedy continuations, given as (token, log-prob) a step for each prompt.
 
-    Up to the first step at which the tokens differ all log-probs must agree. Differ may tokens only where they are as
-    probable as each other: from there on the two sides answer different texts, and nothing is compared.
+    All answers must have `steps` tokens. Up to the first step at which the tokens differ all log-probs must agree.
+    Differ may tokens only where they are as probable as each other: from there on the two sides answer different texts,
+    and nothing is compared.
     """
     allowed, problems = TOLERANCE[dtype], []
-    if len(peer) != len(own):
+    if len(peer) != len(own) or not peer:
         return [f"{len(peer)} and {len(own)} prompts"]
+    cut = [i for i, both in enumerate(zip(peer, own, strict=True)) if {len(answer) for answer in both} != {steps}]
+    if cut:
+        first = cut[0]
+        return [
+            f"{len(cut)} answers are not of {steps} tokens: prompt {first} has {len(peer[first])} and {len(own[first])}"
+        ]
     for prompt, (theirs, ours) in enumerate(zip(peer, own, strict=True)):
-        for step, ((token, a), (other, b)) in enumerate(zip(theirs, ours, strict=False)):
+        for step, ((token, a), (other, b)) in enumerate(zip(theirs, ours, strict=True)):
             if distance(a, b) > allowed:
                 problems.append(
                     f"prompt {prompt}, token {step + 1}: {token} with {a:.5f} nats and {other} with {b:.5f} nats"

@@ -37,6 +37,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=getattr(torch, arguments.dtype))
     # In the place of the model's own settings, whose EOS would end answers at different lengths.
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
+    dtypes = note_dtypes(model)
     inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
     proof = greedy(model, inputs, setting["proof_tokens"])
     seconds, counts = [], set()
@@ -51,13 +52,21 @@ def main() -> None:
         "side": "transformers",
         "seconds": seconds,
         "seconds_per_call": statistics.median(seconds),
-        "dtype": arguments.dtype,
+        "dtype": "+".join(sorted(dtypes)),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("transformers", "torch")},
         "work": {"prompts": len(prompts), "new_tokens": sorted(counts)},
         "proof": proof,
     }
     print(json.dumps(result))
+
+
+def note_dtypes(model: Any) -> set[str]:
+    """In which dtype the model computes, filled as it runs: that of what its last MLP puts out."""
+    seen: set[str] = set()
+    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+    mlp.register_forward_hook(lambda _, __, output: seen.add(str(output.dtype).removeprefix("torch.")))
+    return seen
 
 
 def greedy(model: Any, inputs: Any, new_tokens: int) -> list[list[tuple[int, float]]]:

@@ -98,6 +98,7 @@ def main() -> None:
             "policy": _count(trainer.model.policy),
             "critic": _count(trainer.model.value_model),
         }
+        dtypes = note_dtypes(trainer.model.policy)
         loaded = _peak_rss()
         trainer.train()
     seconds = [after - before for before, after in itertools.pairwise(witness.ends)]
@@ -108,7 +109,7 @@ def main() -> None:
         "episodes_per_second": setting["prompts"] / median,
         "peak_rss_before_training_bytes": loaded,
         "seconds": seconds,
-        "dtype": arguments.dtype,
+        "dtype": "+".join(sorted(dtypes)),
         "critic": arguments.critic,
         **({"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if arguments.device == "cuda" else {}),
         "rollout_batch": arguments.rollout_batch or setting["prompts"],
@@ -190,6 +191,20 @@ def make_trainer(
     trainer.reward_model.base_model.register_forward_pre_hook(witness.read, with_kwargs=True)
     trainer.optimizer.optimizer.register_step_post_hook(witness.count)
     return trainer
+
+
+def note_dtypes(model: Any) -> set[str]:
+    """In which dtype the model's training passes are computed, filled as they run: that of what its last MLP puts out,
+    which under autocast is not that of its weights."""
+    seen: set[str] = set()
+    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+
+    def note(_: Any, __: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            seen.add(str(output.dtype).removeprefix("torch."))
+
+    mlp.register_forward_hook(note)
+    return seen
 
 
 def _where(setting: dict[str, Any], model: Any) -> dict[str, Any]:

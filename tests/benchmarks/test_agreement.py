@@ -58,7 +58,7 @@ def test_bfloat16_may_differ_by_two_percent() -> None:
 
 def test_greedy_tokens_may_part_where_they_are_as_probable() -> None:
     peer = [[(5, -1.0), (7, -0.69314), (1, -9.0)]]
-    assert token_problems(peer, [[(5, -1.0), (8, -0.69315), (2, -0.1)]], "float32") == []
-    assert token_problems(peer, [[(5, -1.0), (8, -0.9), (2, -0.1)]], "float32")
-    assert token_problems(peer, [[(5, -1.1), (7, -0.69314), (1, -9.0)]], "float32")
-    assert token_problems(peer, [], "float32") == ["1 and 0 prompts"]
+    assert token_problems(peer, [[(5, -1.0), (8, -0.69315), (2, -0.1)]], "float32", steps=3) == []
+    assert token_problems(peer, [[(5, -1.0), (8, -0.9), (2, -0.1)]], "float32", steps=3)
+    assert token_problems(peer, [[(5, -1.1), (7, -0.69314), (1, -9.0)]], "float32", steps=3)
+    assert token_problems(peer, [], "float32", steps=3) == ["1 and 0 prompts"]
