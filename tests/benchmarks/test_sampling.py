@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 import sampling
 from common.agreement import token_problems
+from common.results import load_all
 from peers import hf_generate
 from tests.stages.toy import make_model, make_pairs
 
@@ -82,3 +84,34 @@ def test_generate_gives_the_same_proof(prepared: Path) -> None:
     proof = hf_generate.greedy(model, tokenizer.pad({"input_ids": prompts}, return_tensors="pt"), 2)
     assert dtypes == {"float32"}
     assert token_problems(proof, sampling.ours(prepared, "float32", 1)["proof"], "float32", steps=2) == []
+
+
+def test_answers_in_bfloat16_are_proved_in_float32(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A logit of 40 is rounded to 0.25 in bfloat16: the two sides' log-probs differ by more than a proof allows, and
+    the comparison is made all the same, on the strength of a run in float32."""
+    coarse = float(torch.tensor(40.1, dtype=torch.bfloat16))
+    assert abs(coarse - 40.1) > 4 * 0.02
+    assert sampling.needs_float32_proof("bfloat16")
+    assert not sampling.needs_float32_proof("float32")
+    ran: list[tuple[str, str]] = []
+
+    def run(command: list[str]) -> dict[str, Any]:
+        if "--dtype" not in command:
+            return {"float32": 1e9, "bfloat16": 1e9}
+        dtype = command[command.index("--dtype") + 1]
+        side = "burnish" if "ours" in command else "transformers"
+        ran.append((side, dtype))
+        nats = coarse - 40.1 if (side, dtype) == ("transformers", "bfloat16") else 0.0
+        costs = {"seconds": [1.0], "seconds_per_call": 1.0, "peak_rss_bytes": 1e9, "load": 0.0}
+        proof = [[(5, -1.0 + nats), (7, -0.7)]] * 4
+        return result(dtype=dtype, proof=proof, versions={side: "1"}, **costs)
+
+    for module in ("common.rounds.run", "sampling.run"):
+        monkeypatch.setattr(module, run)
+    given = {"work": prepared, "peer_python": "python", "vllm_python": None, "repeats": 2, "rounds": 1}
+    sampling.compare(argparse.Namespace(**given, dtype="bfloat16", results=tmp_path))
+    assert ran == [(side, dtype) for dtype in ("float32", "bfloat16") for side in ("transformers", "burnish")]
+    [record] = load_all(tmp_path)
+    assert "greedily and in float32, before the rounds" in " ".join(sampling.render(record).split())
