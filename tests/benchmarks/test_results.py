@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,23 @@ def test_layers_are_held_against_the_first_choice() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| last-10"))
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["last-10", "1,000", "1.625", "36", "2.50", "1.00"]
     assert text in report.page([record])
+
+
+def test_choices_of_layers_fit_the_depth() -> None:
+    assert layers.choices(30) == ["last-20", "last-10", "last-5"]
+    assert layers.choices(18) == ["last-12", "last-6", "last-3"]
+    assert layers.choices(2) == ["last-1"]
+
+
+def test_the_layers_of_a_shallow_model_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(command: list[str]) -> dict[str, Any]:
+        asked.append(command[-1])
+        versions = {"burnish": "0.1.0", "torch": "2", "transformers": "5"}
+        numbers = {"loss_before": 3.0, "loss": 1.0, "seconds": 1.0, "steps": 1, "trainable": 1, "threads": 1}
+        return {"layers": asked[-1], "depth": 18, "peak_rss_bytes": 1e9, "versions": versions, **numbers}
+
+    monkeypatch.setattr(layers, "run", run)
+    layers.measure(argparse.Namespace(model="m", dtype="float32", layers=None, results=tmp_path))
+    assert asked == ["all", "last-12", "last-6", "last-3"]

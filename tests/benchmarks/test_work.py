@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 import run
 import train
-from common import work
+from common import machine, work
 from common.agreement import proof_problems
 from tests.stages.toy import make_model, make_pairs
 
@@ -179,7 +180,7 @@ def test_a_peer_is_installed_once_with_torch_first(tmp_path: Path) -> None:
 
 
 def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
-    shared = {"bench": tmp_path, "data": "pairs.jsonl", "models": ["a", "b"], "dtypes": ["float32", "bfloat16"]}
+    shared = {"bench": tmp_path, "data": ["pairs.jsonl"], "models": ["a", "b"], "dtypes": ["float32", "bfloat16"]}
     arguments = argparse.Namespace(**shared, rounds=1)
     for name in run.PEERS:
         (tmp_path / name).mkdir()
@@ -189,3 +190,45 @@ def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
     assert done["dpo"] == ["prepare", "compare", "compare"] * 2
     assert done["sampling"] == ["prepare", "compare", "compare"] * 2
     assert len(run.commands("growth", arguments, lambda _: None)) == len(run.GROWTHS)
+    arguments.data = ["x/pairs.jsonl", "starter/preferences"]
+    both = run.commands("dpo", arguments, lambda _: None)
+    folders = [command[command.index("--work") + 1] for command in both if "prepare" in command]
+    assert len(set(folders)) == len(folders) == 4, "a model and a data set have a directory of their own"
+
+
+def test_what_fails_stops_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DPO's second model can't be prepared and is not compared; layers fail; all the rest runs, and is written down."""
+    ran: list[str] = []
+
+    def execute(command: list[str]) -> SimpleNamespace:
+        words = " ".join(Path(word).name for word in command[1:])
+        ran.append(words)
+        fails = words.startswith(("train.py prepare dpo --work dpo-b", "layers.py measure --model a"))
+        return SimpleNamespace(returncode=int(fails))
+
+    monkeypatch.setattr(run.subprocess, "run", execute)
+    (tmp_path / "pairs.jsonl").touch()
+    given = ["--bench", str(tmp_path), "--data", str(tmp_path / "pairs.jsonl"), "--models", "a", "b"]
+    monkeypatch.setattr("sys.argv", ["run.py", *given, "--stages", "dpo", "layers"])
+    for name in run.PEERS:
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        run.main()
+    assert [line.partition(" --")[0] for line in ran if ".py" in line][-6:] == [
+        "train.py prepare dpo",
+        "train.py compare dpo",
+        "train.py prepare dpo",
+        "layers.py measure",
+        "layers.py measure",
+        "report.py",
+    ]
+    text = str(stopped.value)
+    assert text.startswith("2 of the commands failed")
+    assert ": train.py prepare dpo" in text.replace(str(run.HERE) + "/", "")
+    assert "layers.py measure --model" in text
+
+
+def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, has in (("avx2 amx_bf16", True), ("avx2 avx512_bf16", True), ("avx2 avx512f", False)):
+        monkeypatch.setattr(machine, "_cpuinfo", lambda flags=flags: {"flags": flags})
+        assert machine.multiplies_bfloat16() is has
