@@ -56,11 +56,11 @@ $(VENV)/.bench: $(VENV)/.run
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --bench "$(BENCH)" --data $(DATA) --stages $(STAGES) \
-	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS)
+	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS) $(if $(CHECKPOINTED),--checkpointed)
 
 bench-all:
 	@test -n "$(HH)" || { echo "which pairs of HH-RLHF? make bench-all HH=harmless-base.jsonl.gz" >&2; exit 2; }
-	$(MAKE) bench DATA="$(HH) starter/preferences" MODELS="smollm2-135m-instruct gemma-3-270m" DTYPES=auto
+	$(MAKE) bench DATA="$(HH) starter/preferences" MODELS="smollm2-135m-instruct gemma-3-270m" DTYPES=auto CHECKPOINTED=1
 
 # Only what the extra `docs` names: the site is made from the source as text, without torch.
 $(VENV)/.docs: pyproject.toml

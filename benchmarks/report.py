@@ -93,6 +93,7 @@ def _ratios(record: Record) -> list[tuple[str, float, float]]:
     runs, key = record["runs"], {"ppo": "seconds_per_update", "sampling": "seconds_per_call"}
     seconds = key.get(record["stage"], "seconds_per_step")
     pairs = [("", "trl", "burnish"), (", reference beforehand", "trl-beforehand", "burnish-beforehand")]
+    pairs += [(", TRL with checkpointing", train_section.CHECKPOINTED, "burnish")]
     if record["stage"] == "sampling":
         pairs = [(", generate", "transformers", "burnish"), (", vLLM", "vllm", "burnish")]
     return [

@@ -101,7 +101,8 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
             peer, extra = peer_python(bench, "trl-1.16", run), ["--vllm-python", vllm] if vllm else []
             name, stage = "sampling.py", []
         else:
-            peer, extra, name, stage = peer_python(bench, "trl-1.16", run), [], "train.py", [part]
+            peer, extra = peer_python(bench, "trl-1.16", run), ["--peer-checkpointing"] * arguments.checkpointed
+            name, stage = "train.py", [part]
         found.append(script(name, "prepare", *stage, *work, *given))
         for dtype in arguments.dtypes:
             shared = ["--peer-python", peer, *extra, "--dtype", dtype, "--rounds", str(arguments.rounds)]
@@ -147,6 +148,7 @@ def main() -> None:
         help="auto: float32, and bfloat16 where the processor multiplies it",
     )
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--checkpointed", action="store_true", help="TRL also with gradient checkpointing, its default")
     arguments = parser.parse_args()
     for data in arguments.data:
         if not data.startswith("starter/") and not Path(data).exists():

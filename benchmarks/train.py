@@ -11,7 +11,8 @@ norm, and in every step the same loss. What it finds goes into results/; `python
 from there.
 
 A step is timed from the end of one to the end of the next. The first one warms up. DPO runs twice on both sides: with
-the reference in the step, and with its log-probs computed beforehand.
+the reference in the step, and with its log-probs computed beforehand. With `--peer-checkpointing` TRL runs once more
+with gradient checkpointing, its default, which takes less memory and more time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from common.results import (
 from common.rounds import Found, Result, alternate, peer_script, run
 from common.sides import device_memory, dispatch, stamp_steps, watch_dtypes
 from common.work import prepare, public, read_lengths, read_setting
-from train_section import BEFOREHAND, render
+from train_section import BEFOREHAND, CHECKPOINTED, render
 
 STAGES = ("sft", "reward", "dpo")
 BATCH = {"sft": 16, "reward": 8, "dpo": 8}
@@ -273,6 +274,8 @@ def _sides(arguments: argparse.Namespace, dtype: str) -> dict[str, list[str]]:
     }
     if arguments.stage == "dpo":
         sides |= {f"{name}{BEFOREHAND}": [*command, "--beforehand"] for name, command in sides.items()}
+    if arguments.peer_checkpointing:
+        sides[CHECKPOINTED] = [*sides["trl"], "--checkpointing"]
     return sides
 
 
@@ -327,7 +330,9 @@ def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[st
         f"python benchmarks/train.py prepare {arguments.stage} --work DIR --data {setting['data']} "
         f"--model {setting['model']} {shape}",
         f"python benchmarks/train.py compare {arguments.stage} --work DIR --peer-python PYTHON "
-        f"--rounds {arguments.rounds} --dtype {arguments.dtype} --peer-micro-batch {arguments.peer_micro_batch}",
+        f"--rounds {arguments.rounds} --dtype {arguments.dtype} --peer-micro-batch {arguments.peer_micro_batch}"
+        + " --peer-checkpointing"
+        * arguments.peer_checkpointing,
     ]
 
 
@@ -354,6 +359,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="compare: where the result goes")
     parser.add_argument("--peer-python", help="compare: the python of an environment with trl==1.16.0 and peft")
     parser.add_argument("--peer-micro-batch", type=int, default=4, help="compare: examples of TRL's passes")
+    parser.add_argument(
+        "--peer-checkpointing", action="store_true", help="compare: TRL once more, with gradient checkpointing"
+    )
     return parser
 
 

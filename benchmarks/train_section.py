@@ -12,6 +12,8 @@ NAMES = {"sft": "SFT", "reward": "Reward model", "dpo": "DPO"}
 VALUES = {"sft": "log-probs", "reward": "rewards", "dpo": "log-probs"}
 BEFOREHAND = "-beforehand"
 """What the name of a side ends with that computes DPO's reference before the first step."""
+CHECKPOINTED = "trl-checkpointed"
+"""The side of TRL that computes activations again in backward."""
 
 
 def render(record: Record) -> str:
@@ -23,6 +25,9 @@ def render(record: Record) -> str:
     for suffix, label in variants:
         sides = found[f"trl{suffix}"], found[f"burnish{suffix}"]
         blocks.append(_table(record, *sides, label or "a step", reference=stage == "dpo" and not suffix))
+    if CHECKPOINTED in found:
+        label = "TRL with gradient checkpointing" + (", reference in the step" if stage == "dpo" else "")
+        blocks.append(_table(record, found[CHECKPOINTED], own, label, reference=stage == "dpo"))
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record["rates"].items())
     tokens = [prompt + max(responses) for step in record["lengths"] for prompt, responses in step]
     low, high = loads(found)
@@ -82,8 +87,16 @@ def _small_print(record: Record) -> str:
         f"{_proof(record)}. Useful FLOPs are the same number for "
         "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
         f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
-        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens."
+        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens. {_memory(record)}"
     )
+
+
+def _memory(record: Record) -> str:
+    """What a memory figure is from."""
+    said = "Neither side uses gradient checkpointing, which takes less memory and more time, and which is TRL's default"
+    if CHECKPOINTED in record["runs"]:
+        return f"{said}, except in the last table: there TRL has it, and burnish's numbers are those of the first."
+    return f"{said}: TRL's peak memory with it was not measured."
 
 
 def _proof(record: Record) -> str:

@@ -7,9 +7,10 @@ Run by the python of TRL's own environment, which needs no burnish:
 
 DIR is what `benchmarks/train.py prepare` wrote. Set up as TRL's documentation has it, as well as it allows on a CPU:
 LoRA through PEFT, the reference being the model without it, or computed beforehand (`precompute_ref_log_probs`);
-the examples of a step sorted by length, which is what `group_by_length` does; no gradient checkpointing, which only
-slows down where memory suffices; no worker processes, since the token ids are at hand. `padding_free` and packing need
-FlashAttention. The last line of the output is JSON: costs, versions, and what was computed.
+the examples of a step sorted by length, which is what `group_by_length` does; no gradient checkpointing, TRL's default,
+which only slows down where memory suffices (`--checkpointing` has it); no worker processes, since the token ids are at
+hand. `padding_free` and packing need FlashAttention. The last line of the output is JSON: costs, versions, and what was
+computed.
 """
 
 from __future__ import annotations
@@ -131,6 +132,9 @@ def main() -> None:
     parser.add_argument("--beforehand", action="store_true", help="DPO: compute the reference before the first step")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--liger", action="store_true", help="with the kernels of the package liger-kernel")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="compute activations again, as TRL does by default"
+    )
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -156,6 +160,7 @@ def main() -> None:
         "reference_seconds": witness.reference_seconds,
         "dtype": "+".join(sorted(dtypes)),
         "micro_batch": arguments.micro_batch,
+        "checkpointing": trainer.args.gradient_checkpointing,
         **({"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if arguments.device == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("trl", "torch", "transformers", "peft", "accelerate")},
@@ -264,7 +269,7 @@ def make_config(arguments: argparse.Namespace, setting: dict[str, Any], folder: 
         "lr_scheduler_type": "constant",
         "max_grad_norm": 1.0,
         "bf16": arguments.dtype == "bfloat16",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": arguments.checkpointing,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "max_length": None,

@@ -12,6 +12,7 @@ import pytest
 import growth
 import layers
 import report
+import train
 import train_section
 from common import results
 
@@ -93,6 +94,27 @@ def test_a_stage_is_rendered_with_ratios_and_the_share_of_the_rate() -> None:
     assert "dtype, threads; in the first step the loss (largest difference 0)" in " ".join(
         train_section.render(old).split()
     )
+
+
+def test_the_text_says_what_the_peers_memory_is_from() -> None:
+    """TRL 1.16 checkpoints gradients unless told not to; the speed is of TRL without, and the memory beside it too."""
+    record = measured("sft")
+    assert "TRL's peak memory with it was not measured" in " ".join(train_section.render(record).split())
+    record["runs"]["trl-checkpointed"] = [{**record["runs"]["trl"][0], "seconds_per_step": 8.0, "peak_rss_bytes": 2e9}]
+    text = train_section.render(record)
+    assert "which is TRL's default, except in the last table" in " ".join(text.split())
+    table = text[text.index("| TRL with gradient checkpointing") :]
+    assert "4.00 (4.00 to 4.00)" in table
+    assert "0.50 (0.50 to 0.50)" in table
+    assert [(fast, share) for _, fast, share in report.comparisons([record])] == [(3.0, 0.25), (4.0, 0.5)]
+
+
+def test_the_peer_runs_once_more_with_checkpointing() -> None:
+    given = ["compare", "sft", "--work", "w", "--peer-python", "p"]
+    plain, more = (train.make_parser().parse_args([*given, *extra]) for extra in ([], ["--peer-checkpointing"]))
+    assert list(train._sides(plain, "float32")) == ["trl", "burnish"]
+    sides = train._sides(more, "float32")
+    assert sides["trl-checkpointed"] == [*sides["trl"], "--checkpointing"]
 
 
 def test_the_reference_beforehand_counts_with_its_share() -> None:

@@ -70,7 +70,7 @@ def test_the_dtype_is_that_of_the_computation(prepared: Path, monkeypatch: pytes
     assert found["work"] == {"prompts": 4, "new_tokens": [3]}
 
 
-def test_generate_gives_the_same_proof(prepared: Path) -> None:
+def test_generate_gives_the_same_proof(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer's own function, on the same prompts."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -81,8 +81,17 @@ def test_generate_gives_the_same_proof(prepared: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=torch.float32)
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
     dtypes = hf_generate.note_dtypes(model)
-    proof = hf_generate.greedy(model, tokenizer.pad({"input_ids": prompts}, return_tensors="pt"), 2)
+    inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+    generate, asked = model.generate, []
+    monkeypatch.setattr(model, "generate", lambda **more: (asked.append(more), generate(**more))[1])
+    proof = hf_generate.greedy(model, inputs, 2)
     assert dtypes == {"float32"}
+    assert not {"output_logits", "output_scores"} & asked[0].keys(), "logits of several steps are memory of the peer's"
+    with torch.no_grad():
+        logits = model(**inputs, position_ids=(inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)).logits[:, -1]
+    value, token = torch.log_softmax(logits.double(), -1).max(-1)
+    assert [answer[0][0] for answer in proof] == token.tolist()
+    assert [answer[0][1] for answer in proof] == pytest.approx(value.tolist(), abs=1e-5)
     assert token_problems(proof, sampling.ours(prepared, "float32", 1)["proof"], "float32", steps=2) == []
 
 

@@ -181,13 +181,15 @@ def test_a_peer_is_installed_once_with_torch_first(tmp_path: Path) -> None:
 
 def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
     shared = {"bench": tmp_path, "data": ["pairs.jsonl"], "models": ["a", "b"], "dtypes": ["float32", "bfloat16"]}
-    arguments = argparse.Namespace(**shared, rounds=1)
+    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=True)
     for name in run.PEERS:
         (tmp_path / name).mkdir()
     done = {
         part: [command[2] for command in run.commands(part, arguments, lambda _: None)] for part in ("dpo", "sampling")
     }
     assert done["dpo"] == ["prepare", "compare", "compare"] * 2
+    dpo = run.commands("dpo", arguments, lambda _: None)
+    assert ["--peer-checkpointing" in command for command in dpo] == [False, True, True] * 2
     assert done["sampling"] == ["prepare", "compare", "compare"] * 2
     assert len(run.commands("growth", arguments, lambda _: None)) == len(run.GROWTHS)
     arguments.data = ["x/pairs.jsonl", "starter/preferences"]
