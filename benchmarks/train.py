@@ -37,7 +37,7 @@ from common.results import (
     save,
 )
 from common.rounds import Found, Result, alternate, peer_script, run
-from common.sides import device_memory, dispatch, stamp_steps, watch_dtypes
+from common.sides import HeadProducts, device_memory, dispatch, stamp_steps, watch_dtypes
 from common.work import prepare, public, read_lengths, read_setting
 from train_section import BEFOREHAND, CHECKPOINTED, render
 
@@ -67,6 +67,7 @@ class Watch:
         self.reference_seconds = 0.0
         self.optimiser: Any = None
         self.dtypes: set[str] = set()
+        self.head = HeadProducts()
 
     def note(self, indices: tuple[int, ...], values: Any) -> None:
         """The numbers of a batch's responses; every example has as many as any other."""
@@ -83,6 +84,7 @@ class Watch:
 
         stamp_steps(self.ends)
         watch_dtypes(self.dtypes)
+        self.head.watch()
         make_optimiser = loop.make_optimiser
 
         def made(*arguments: Any) -> Any:
@@ -152,6 +154,7 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu
         "seconds_per_step": statistics.median(seconds),
         "reference_seconds": watch.reference_seconds if beforehand else 0.0,
         "dtype": "+".join(sorted(watch.dtypes)),
+        "head_kept": watch.head.share(),
         **device_memory(device),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},

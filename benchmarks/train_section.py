@@ -54,23 +54,28 @@ def render(record: Record) -> str:
 def _table(record: Record, peer: list[Result], own: list[Result], label: str, *, reference: bool) -> str:
     setting, batch = record["setting"], record["setting"]["batch"]
     size = ModelSize(**setting["size"])
-    flops = statistics.median(
-        step_flops(record["stage"], size, step, rank=setting["rank"], reference=reference)
-        for step in record["lengths"][1:]
-    )
+
+    def flops(head_kept: float) -> float:
+        return statistics.median(
+            step_flops(record["stage"], size, step, rank=setting["rank"], reference=reference, head_kept=head_kept)
+            for step in record["lengths"][1:]
+        )
+
     rate = record["rates"][peer[0]["dtype"]]
     times = [medians(side, "seconds_per_step")[0] for side in (peer, own)]
     memory = [medians(side, "peak_rss_bytes")[0] for side in (peer, own)]
     rows = [
         ["seconds per step", *(f"{t:.2f}" for t in times), with_range(ratios(peer, own, "seconds_per_step"))],
         ["examples per second", *(f"{batch / t:.2f}" for t in times), ""],
-        ["useful FLOPs / time / measured rate", *(f"{flops / t / rate:.0%}" for t in times), ""],
+        ["useful FLOPs / time / measured rate", *(f"{flops(1.0) / t / rate:.0%}" for t in times), ""],
         [
             "peak memory of the process (RSS), GB",
             *(f"{m / 1e9:.2f}" for m in memory),
             with_range(ratios(own, peer, "peak_rss_bytes")),
         ],
     ]
+    if (kept := own[0].get("head_kept")) is not None:
+        rows.insert(3, ["... of these, computed by burnish", "", f"{flops(kept) / times[1] / rate:.0%}", ""])
     if any(side[0]["reference_seconds"] for side in (peer, own)):
         once = [medians(side, "reference_seconds")[0] / len(record["lengths"]) for side in (peer, own)]
         total = [a + b for a, b in zip(times, once, strict=True)]
@@ -87,8 +92,23 @@ def _small_print(record: Record) -> str:
         f"{_proof(record)}. Useful FLOPs are the same number for "
         "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
         f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
-        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens. {_memory(record)}"
+        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens. "
+        f"{_left_out(record)}{_memory(record)}"
     )
+
+
+def _left_out(record: Record) -> str:
+    """What of the useful FLOPs burnish does not compute."""
+    if record["stage"] == "reward":
+        return ""  # there is no product with the output matrix
+    said = (
+        "Of the output matrix's product in backward burnish leaves out the columns whose probability is negligible for "
+        "all tokens of a tile"
+    )
+    kept = record["runs"]["burnish"][0].get("head_kept")
+    if kept is None:
+        return f"{said}; they are counted as useful here, so that its share of the rate is that much too high. "
+    return f"{said} and computed {kept:.0%} of it; the share of the rate is given with and without the rest. "
 
 
 def _memory(record: Record) -> str:

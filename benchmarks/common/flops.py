@@ -13,7 +13,9 @@ Not counted: attention's products of tokens with tokens, a reward model's scalar
 the loss, the optimiser. Backward of the first layer is counted in full, although nobody needs its input's gradient.
 
 Both sides are held against these same numbers: a side that computes a prompt twice, or padding, or the output matrix
-over prompt positions, needs more time for the same useful work, and its share of the machine's rate is lower.
+over prompt positions, needs more time for the same useful work, and its share of the machine's rate is lower. burnish
+leaves out a part of the output matrix's product in backward (the columns that are negligible for all tokens of a tile):
+counted in full, its share of the rate credits work that it avoids; `head_kept` counts only what it computes.
 """
 
 from __future__ import annotations
@@ -42,7 +44,15 @@ class ModelSize:
     vocabulary: int
 
 
-def step_flops(stage: str, size: ModelSize, groups: Iterable[Lengths], *, rank: int, reference: bool = False) -> float:
+def step_flops(
+    stage: str,
+    size: ModelSize,
+    groups: Iterable[Lengths],
+    *,
+    rank: int,
+    reference: bool = False,
+    head_kept: float = 1.0,
+) -> float:
     """Useful operations of one optimiser step.
 
     Args:
@@ -51,13 +61,14 @@ def step_flops(stage: str, size: ModelSize, groups: Iterable[Lengths], *, rank: 
         groups: the prompts and responses of the step.
         rank: r, LoRA's.
         reference: whether the reference's log-probs are computed in the step.
+        head_kept: the share of the output matrix's product in backward that counts.
     """
     tokens = predicted = 0
     for prompt, responses in groups:
         tokens += prompt + sum(responses)
         predicted += sum(responses)
     head = 0 if stage == "reward" else size.vocabulary * size.hidden
-    trained = tokens * (4 * size.linear + 6 * rank * size.widths) + predicted * 4 * head
+    trained = tokens * (4 * size.linear + 6 * rank * size.widths) + predicted * (2 + 2 * head_kept) * head
     frozen = tokens * 2 * size.linear + predicted * 2 * head
     return float(trained + (frozen if reference else 0))
 

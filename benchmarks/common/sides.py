@@ -1,5 +1,5 @@
-"""What the scripts with two sides share: the end of their command lines, the clock on our own steps, and which dtype
-they compute in."""
+"""What the scripts with two sides share: the end of their command lines, the clock on our own steps, which dtype they
+compute in, and how much of the output matrix's second product."""
 
 from __future__ import annotations
 
@@ -74,6 +74,32 @@ def watch_dtypes(seen: set[str]) -> None:
         note_dtypes(model, seen, training=True)
 
     Backbone.__init__ = noted  # type: ignore[method-assign]
+
+
+class HeadProducts:
+    """How much of the output matrix's product in backward burnish computes: columns of the vocabulary that are
+    negligible for all tokens of a tile are left out of it (burnish.ops.logprobs)."""
+
+    def __init__(self) -> None:
+        self.computed = self.whole = 0
+
+    def watch(self) -> None:
+        """Count from here on. What is computed stays as it is."""
+        import burnish.ops.logprobs as logprobs
+
+        choose = logprobs.columns_with_mass
+
+        def counted(p: Any, total: Any, hidden: Any) -> Any:
+            columns = choose(p, total, hidden)
+            self.computed += p.shape[0] * (p.shape[1] if columns is None else columns.numel())
+            self.whole += p.numel()
+            return columns
+
+        logprobs.columns_with_mass = counted
+
+    def share(self) -> float | None:
+        """Computed over whole; none where there was no such product, as in a reward model."""
+        return self.computed / self.whole if self.whole else None
 
 
 def stamp_steps(ends: list[float], *, every: int = 1) -> None:

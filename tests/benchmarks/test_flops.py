@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import burnish.ops.logprobs as logprobs
 from common.flops import ModelSize, sampling_flops, step_flops
+from common.sides import HeadProducts
 
 SIZE = ModelSize(linear=100, widths=30, hidden=4, vocabulary=10)
 GROUP = (5, [3, 2])
@@ -25,6 +28,25 @@ GROUP = (5, [3, 2])
 )
 def test_a_step(stage: str, reference: bool, flops: int) -> None:
     assert step_flops(stage, SIZE, [GROUP], rank=2, reference=reference) == flops
+
+
+def test_a_part_of_the_head_may_be_left_out() -> None:
+    # A quarter of the product in backward: 5 predicted tokens save 3/4 of 2 x 40 operations each.
+    assert step_flops("dpo", SIZE, [GROUP], rank=2, head_kept=0.25) == 7600 + 800 - 300
+    assert step_flops("reward", SIZE, [GROUP], rank=2, head_kept=0.25) == 7600
+
+
+def test_the_columns_that_are_left_out_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tokens, each sure of its own column of 4,096: of the second product two columns are left."""
+    monkeypatch.setattr(logprobs, "columns_with_mass", logprobs.columns_with_mass)  # put back after the test
+    head = HeadProducts()
+    head.watch()
+    assert head.share() is None
+    weight = torch.zeros(4096, 2)
+    weight[7, 0] = weight[9, 1] = 60.0
+    hidden = torch.eye(2, requires_grad=True)
+    logprobs.token_logprobs(hidden, logprobs.OutputHead(weight), torch.tensor([11, 11])).sum().backward()
+    assert head.share() == pytest.approx(2 / 4096)
 
 
 def test_groups_add_up() -> None:

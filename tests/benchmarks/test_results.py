@@ -117,6 +117,17 @@ def test_the_peer_runs_once_more_with_checkpointing() -> None:
     assert sides["trl-checkpointed"] == [*sides["trl"], "--checkpointing"]
 
 
+def test_the_share_of_the_rate_is_given_with_and_without_what_burnish_leaves_out() -> None:
+    record = measured("sft")
+    assert "too high" in train_section.render(record), "a record of before it was counted"
+    record["runs"]["burnish"][0]["head_kept"] = 0.0
+    text = train_section.render(record)
+    # 8,400 operations less 5 x 80 of the head's second product, in 2 s at 8,400 a second: 47.6 %.
+    assert "| useful FLOPs / time / measured rate  |     17% |     50% |" in text
+    assert "| ... of these, computed by burnish    |         |     48% |" in text
+    assert "too high" not in text
+
+
 def test_the_reference_beforehand_counts_with_its_share() -> None:
     text = train_section.render(measured("dpo"))
     # 2 s for the pairs of two steps: 1 s a step.
