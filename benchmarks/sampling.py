@@ -58,7 +58,8 @@ def prepare(work: Path, data: str, setting: dict[str, Any]) -> None:
     template = resolve_template(loaded.tokenizer, "auto")
     install_template(template, loaded.tokenizer)
     longest = setting["prompt_tokens"]
-    prompts = read_prompts(data, template, loaded.tokenizer, wanted=setting["batch"], longest=longest)
+    found = read_prompts(data, template, loaded.tokenizer, wanted=setting["batch"], longest=longest)
+    prompts = [ids for _, ids in found]
     setting = {
         **setting,
         "directory": str(resolved_directory(resolve_model(setting["model"]))),

@@ -82,6 +82,41 @@ def full_flops(size: ModelSize, groups: Iterable[Lengths]) -> float:
     return float(6 * (tokens * size.linear + predicted * size.vocabulary * size.hidden))
 
 
+def ppo_flops(
+    size: ModelSize,
+    prompts: Sequence[int],
+    new_tokens: int,
+    *,
+    rank: int,
+    epochs: int,
+    upper: float = 1.0,
+    head_kept: float = 1.0,
+) -> float:
+    """Useful operations of an update of PPO in which every role is LoRA on one model.
+
+    Sampling (`sampling_flops`); a forward pass each of reference, critic and reward model over prompt and response;
+    in each epoch forward and backward of policy and critic. The reference and the policy have log-probs of the
+    response tokens, critic and reward model a scalar head. What the layers below LoRA's make of the responses is
+    counted once: it is the same for all roles and epochs, and no gradient goes there.
+
+    Args:
+        size: of the model.
+        prompts: tokens of each prompt.
+        new_tokens: tokens of each response.
+        rank: r, LoRA's.
+        epochs: over each rollout.
+        upper: the share of the layers that have LoRA.
+        head_kept: as in `step_flops`.
+    """
+    predicted = len(prompts) * new_tokens
+    tokens = sum(prompts) + predicted
+    head, linear, lora = size.vocabulary * size.hidden, upper * size.linear, upper * rank * size.widths
+    below = tokens * 2 * (size.linear - linear)
+    reading = tokens * (3 * 2 * linear + 2 * 2 * lora) + predicted * 2 * head
+    learning = 2 * tokens * (4 * linear + 6 * lora) + predicted * (2 + 2 * head_kept) * head
+    return sampling_flops(size, prompts, new_tokens) + below + reading + epochs * learning
+
+
 def sampling_flops(size: ModelSize, prompts: Iterable[int], new_tokens: int) -> float:
     """Useful operations of sampling `new_tokens` tokens to each prompt: 2 N a token that is read (the last one drawn
     is not), 2 V D a token that is drawn."""

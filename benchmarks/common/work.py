@@ -129,8 +129,10 @@ def model_size(model: Any) -> ModelSize:
     )
 
 
-def read_prompts(data: str, template: Any, tokenizer: Any, *, wanted: int, longest: int) -> list[list[int]]:
-    """Token ids of the first prompts of a data set that have at most `longest` tokens, each once.
+def read_prompts(
+    data: str, template: Any, tokenizer: Any, *, wanted: int, longest: int
+) -> list[tuple[list[dict[str, str]], list[int]]]:
+    """Messages and token ids of the first prompts of a data set that have at most `longest` tokens, each once.
 
     Raises:
         SystemExit: there are too few.
@@ -138,11 +140,11 @@ def read_prompts(data: str, template: Any, tokenizer: Any, *, wanted: int, longe
     import burnish as bn
     from burnish.data.chat import encode_prompt
 
-    found: list[list[int]] = []
+    found: list[tuple[list[dict[str, str]], list[int]]] = []
     for example in bn.load_examples(data, kind="prompt", on_bad_row="skip").examples:
         ids = encode_prompt(template, tokenizer, example.prompt)
-        if len(ids) <= longest and ids not in found:
-            found.append(ids)
+        if len(ids) <= longest and all(ids != other for _, other in found):
+            found.append((_messages(example.prompt), ids))
         if len(found) == wanted:
             return found
     raise _too_few(data, len(found), wanted, f"prompts of at most {longest} tokens")

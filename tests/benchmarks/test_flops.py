@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import burnish.ops.logprobs as logprobs
-from common.flops import ModelSize, sampling_flops, step_flops
+from common.flops import ModelSize, ppo_flops, sampling_flops, step_flops
 from common.sides import HeadProducts
 
 SIZE = ModelSize(linear=100, widths=30, hidden=4, vocabulary=10)
@@ -57,3 +57,13 @@ def test_groups_add_up() -> None:
 def test_sampling_reads_all_but_the_last_token() -> None:
     # 5 + 3 - 1 tokens are read through 100 weights, 3 are drawn through 40.
     assert sampling_flops(SIZE, [5], 3) == 7 * 200 + 3 * 80
+
+
+def test_an_update_of_ppo() -> None:
+    # A prompt of 5 tokens with a response of 3: sampling as above, 1,640. All 8 tokens are read by reference (2 x 100),
+    # critic and reward model (2 x 160 each): 6,720, and the reference's log-probs of 3 tokens through 40 weights: 240.
+    # An epoch: policy and critic 760 a token each as in a step of SFT, 12,160, and 160 a predicted token: 480.
+    assert ppo_flops(SIZE, [5], 3, rank=2, epochs=1) == 1640 + 6720 + 240 + 12160 + 480
+    assert ppo_flops(SIZE, [5], 3, rank=2, epochs=2) == 1640 + 6720 + 240 + 2 * (12160 + 480)
+    # LoRA in half of the layers: what is below it is read once, 2 x 50 a token; above it 50 weights and 30 of LoRA.
+    assert ppo_flops(SIZE, [5], 3, rank=2, epochs=1, upper=0.5) == 1640 + 800 + 3360 + 240 + 6080 + 480

@@ -129,6 +129,56 @@ def test_ppo_is_prepared_from_the_same_model(folder: Path, monkeypatch: pytest.M
     assert len(prompts) == ppo.SETTING["prompts"]
     result = ppo.ours(prepared, 1, "float32")
     assert result["work"]["response_tokens"] == [4.0]
+    assert result["dtype"] == "float32"
+    expected = roles_by_peft(prepared)
+    assert set(result["proof"]) == set(expected) == set(ppo.ROLES)
+    for role, values in expected.items():
+        assert result["proof"][role] == pytest.approx(values, abs=2e-5), role
+
+
+@torch.no_grad()
+def roles_by_peft(prepared: Path) -> dict[str, list[float]]:
+    """What the roles should say of the probe, from plain models of transformers and the reward model as PEFT loads it:
+    the policy is still the reference, and the critic the reward model."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    policy = AutoModelForCausalLM.from_pretrained(prepared / "model", dtype=torch.float32)
+    scorer = AutoModelForSequenceClassification.from_pretrained(prepared / "model", num_labels=1, dtype=torch.float32)
+    scorer = PeftModel.from_pretrained(scorer, prepared / "reward" / "model").merge_and_unload()
+    found: dict[str, list[float]] = {role: [] for role in ppo.ROLES}
+    for one in json.loads((prepared / "probe.json").read_text()):
+        ids, n = torch.tensor([one["prompt"] + one["response"]]), len(one["prompt"])
+        logprobs = torch.log_softmax(policy(ids).logits.double()[0], -1)
+        said = sum(float(logprobs[n - 1 + i, token]) for i, token in enumerate(one["response"]))
+        values = scorer.score(scorer.base_model(ids).last_hidden_state)[0, :, 0]
+        found["policy"].append(said)
+        found["reference"].append(said)
+        found["critic"].append(float(values[n - 1 : -1].mean()))
+        found["reward"].append(float(values[-1]))
+    return found
+
+
+def test_roles_that_say_something_else_are_other_work() -> None:
+    did = {"updates": 1, "episodes": 16, "response_tokens": [4], "optimiser_steps": 2}
+    did |= {"trainable_parameters": {"policy": 7, "critic": 7}}
+    proof = {role: [-3.0, 0.5] for role in ppo.ROLES}
+    shared = {"dtype": "float32", "threads": 2, "proof": proof}
+    peer = {"side": "trl", "work": {**did, "prompt_tokens": [[5, 5]]}, **shared}
+    own = {"side": "burnish", "work": {**did, "prompt_tokens": [10]}, **shared}
+    assert ppo.work_problems(peer, own) == []
+    for role in ppo.ROLES:
+        for other in ([-3.0, 0.501], [-3.0], []):
+            [problem] = ppo.work_problems(peer, {**own, "proof": {**proof, role: other}})
+            assert role in problem
+    coarse = [{**side, "dtype": "bfloat16"} for side in (peer, {**own, "proof": {**proof, "reward": [-3.0, 0.7]}})]
+    assert ppo.work_problems(*coarse) == [], "a reward in bfloat16 says nothing"
+
+
+def test_too_few_prompts_are_an_error(folder: Path, tmp_path: Path) -> None:
+    data = make_pairs(tmp_path / "pairs.jsonl", 5, prompt_tokens=20, response_tokens=(4, 9))
+    with pytest.raises(SystemExit, match="5 prompts of at most 128 tokens, 16 are needed"):
+        ppo.prepare(tmp_path / "ppo", str(data), str(folder / "model"), "all")
 
 
 def test_sides_without_and_with_trl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

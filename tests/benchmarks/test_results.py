@@ -11,10 +11,12 @@ import pytest
 
 import growth
 import layers
+import ppo_section
 import report
 import train
 import train_section
 from common import results
+from common.rounds import medians
 
 ROOT = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -134,6 +136,33 @@ def test_the_reference_beforehand_counts_with_its_share() -> None:
     assert "one epoch |    5.00 |    2.00 |                          2.50 |" in text
     rows = report.comparisons([measured("dpo")])
     assert [(fast, share) for _, fast, share in rows] == [(3.0, 0.25), (4.0, 0.25)]
+
+
+def test_ppo_is_rendered_with_the_share_of_the_rate_and_old_records_without() -> None:
+    record = next(one for one in results.load_all() if one["stage"] == "ppo")
+    record["setting"] = {name: value for name, value in record["setting"].items() if name not in ("size", "layers")}
+    record = {name: value for name, value in record.items() if name not in ("apart", "rates")}
+    assert "useful FLOPs" not in ppo_section.render(record)
+    size = {"linear": 100, "widths": 30, "hidden": 4, "vocabulary": 10}
+    record["setting"] |= {
+        "size": size,
+        "depth": 2,
+        "layers": "all",
+        "rank": 2,
+        "response_tokens": 3,
+        "update_epochs": 1,
+    }
+    flops = 1640 + 6720 + 240 + 12160 + 480  # see test_flops
+    seconds = medians(record["runs"]["burnish"], "seconds_per_update")[0]
+    record |= {"lengths": [5], "rates": {"float32": 2 * flops / seconds}, "apart": {"policy": 1e-7, "reward": 2e-6}}
+    for one in record["runs"]["burnish"]:
+        one["head_kept"] = 0.0  # 240 of it
+    text = ppo_section.render(record)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    [useful] = [row for row in cells if row[0].startswith("useful FLOPs")]
+    [computed] = [row for row in cells if row[0].startswith("... of these")]
+    assert (useful[2], computed[2]) == ("50%", "49%")
+    assert "what the roles say (largest difference: policy 1e-07, reward 2e-06;" in " ".join(text.split())
 
 
 def test_growth_is_rendered_and_drawn_from_its_points() -> None:
