@@ -53,6 +53,8 @@ class Witness(TrainerCallback):
         self.optimiser_steps = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # What was read before (the probe) is no episode.
+        self.prompt_tokens, self.response_lengths, self.padded_widths = [[]], [[]], []
         self.ends.append(time.perf_counter())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
