@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.flops import ModelSize, ppo_flops
-from common.results import Record, commands, section, table, versions, with_range
+from common.results import Record, commands, counted, ratio_title, section, table, versions, with_range
 from common.rounds import loads, medians, ratios
 
 PROBED = 4
@@ -29,9 +29,10 @@ def render(record: Record) -> str:
             f"step; micro-batches of {setting['micro_batch']} rows (in burnish: as many rows as fit the tokens of "
             f"{setting['micro_batch']} of the longest allowed); LoRA of rank {setting['rank']} on all linear layers of "
             f"the policy{_layers(setting, ' within {} of its layers')} "
-            f"({own[0]['work']['trainable_parameters']['policy']:,} parameters). {len(peer)} rounds of TRL, then "
-            f"burnish, each in a process of its own, {record['timed_updates']} timed updates after one that warms "
-            f"up; medians of the rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
+            f"({own[0]['work']['trainable_parameters']['policy']:,} parameters). "
+            f"{counted(len(peer), 'round')} of TRL, then burnish, each in a process of its own, "
+            f"{record['timed_updates']} timed updates after one that warms up; medians of the rounds' medians. "
+            f"Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             _table(record),
             "Alike on both sides, and checked: updates, episodes, prompt tokens, length of every response, optimiser "
             f"steps, the policy's trainable parameters, dtype, threads{_proof(record)}. Not alike, being what is "
@@ -88,7 +89,7 @@ def _table(record: Record) -> str:
             ["... of these, computed by burnish", "", f"{own:.0%}", ""],
         ]
     return table(
-        ["an update", f"TRL {sides[0][0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"],
+        ["an update", f"TRL {sides[0][0]['versions']['trl']}", "burnish", ratio_title(sides[0])],
         [
             ["seconds per update", *(f"{s:.2f}" for s in seconds), with_range(ratios(*sides, "seconds_per_update"))],
             ["episodes per second", *(f"{rows / s:.2f}" for s in seconds), ""],

@@ -29,6 +29,7 @@ from common.results import (
     RESULTS,
     Record,
     commands,
+    counted,
     data_label,
     new_record,
     save,
@@ -151,7 +152,7 @@ def compare(arguments: argparse.Namespace) -> None:
         proof={"dtype": proof_dtype},
         runs=found,
     )
-    name = "-".join(["sampling", Path(setting["model"]).name, str(setting["batch"]), arguments.dtype])
+    name = "-".join(["sampling", Path(setting["model"]).name, setting["data"], str(setting["batch"]), arguments.dtype])
     print(f"wrote {save(name, record, arguments.results)}\n\n{render(record)}")
 
 
@@ -222,8 +223,9 @@ def render(record: Record) -> str:
             f"Machine: {record['machine']}; {peer[0]['threads']} threads; measured matrix products: {rates}. "
             f"{record['date']}.",
             f"{len(lengths)} prompts of {setting['data']}, {lengths[0]} to {lengths[-1]} tokens, answered at once with "
-            f"{setting['new_tokens']} tokens each, at temperature 1. {len(peer)} rounds of all sides in turn, each in "
-            f"a process of its own, {repeats} timed calls after one that warms up; medians of the rounds' medians. "
+            f"{setting['new_tokens']} tokens each, at temperature 1. "
+            f"{counted(len(peer), 'round')} of all sides in turn, each in a process of its own, {repeats} timed calls "
+            f"after one that warms up; medians of the rounds' medians. "
             f"Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             _table(record, names),
             "Alike on all sides, and checked: prompts, tokens of every answer, dtype, threads; greedily"

@@ -18,6 +18,7 @@ with gradient checkpointing, its default, which takes less memory and more time.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import statistics
@@ -66,17 +67,21 @@ class Watch:
         self.values: dict[int, list[float]] = {}
         self.reference_seconds = 0.0
         self.optimiser: Any = None
+        self.rows: dict[int, list[list[int]]] = {}
+        self.read: dict[int, list[list[int]]] = {}
         self.dtypes: set[str] = set()
         self.head = HeadProducts()
 
     def note(self, indices: tuple[int, ...], values: Any) -> None:
         """The numbers of a batch's responses; every example has as many as any other."""
+        self.read.setdefault(len(self.ends), []).extend(row for index in indices for row in self.rows[index])
         if not self.ends:
             for index, row in zip(indices, values.detach().reshape(len(indices), -1).tolist(), strict=True):
                 self.values[index] = row
 
     def install(self, stage: str) -> None:
         """Put itself between the stage and what it calls. What is computed stays as it is."""
+        import burnish.stages.batches as stages_batches
         import burnish.stages.dpo as dpo
         import burnish.stages.loop as loop
         import burnish.stages.sft as sft
@@ -85,6 +90,13 @@ class Watch:
         stamp_steps(self.ends)
         watch_dtypes(self.dtypes)
         self.head.watch()
+        collate = stages_batches.collate
+
+        def collated(groups: Any, **settings: Any) -> Any:
+            self.rows |= {g.index: [[*g.prompt, *response.ids] for response in g.responses] for g in groups}
+            return collate(groups, **settings)
+
+        stages_batches.collate = collated  # type: ignore[attr-defined]
         make_optimiser = loop.make_optimiser
 
         def made(*arguments: Any) -> Any:
@@ -161,6 +173,7 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu
         "work": {
             "optimiser_steps": len(logged),
             "tokens": [line["tokens"] for line in logged],
+            "digests": [digest(rows) for _, rows in sorted(watch.read.items())],
             "prompt_times": 1,
             "trainable_parameters": record["parameters"]["trainable"],
             "optimiser": optimiser_settings(watch.optimiser),
@@ -172,6 +185,11 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu
             "values": {str(index): row for index, row in sorted(watch.values.items())},
         },
     }
+
+
+def digest(rows: list[list[int]]) -> str:
+    """What identifies the token ids of a step: each response behind its prompt, in whatever order they were read."""
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
 
 
 def optimiser_settings(optimiser: Any) -> list[dict[str, Any]]:
@@ -292,8 +310,9 @@ def _apart(found: Found) -> dict[str, float]:
 def work_problems(found: Found, setting: dict[str, Any], lengths: list[Any], *, values: bool = True) -> list[str]:
     """What the sides did not do alike; empty where the comparison is fair.
 
-    Each side's tokens in every step are held against the examples that were to be in it; optimisers, losses, the first
-    step's per-response values and the norm of its gradient against each other (the numbers unless `values` is false).
+    Each side's tokens in every step are held against the examples that were to be in it; token ids, optimisers, losses,
+    the first step's per-response values and the norm of its gradient against each other (the numbers unless `values` is
+    false).
     """
     problems, first = [], found["trl"][0]
     for name, results in found.items():
@@ -301,6 +320,9 @@ def work_problems(found: Found, setting: dict[str, Any], lengths: list[Any], *, 
             wanted = _tokens(setting["order"], lengths, result["work"]["prompt_times"])
             if result["work"]["tokens"] != wanted:
                 problems.append(f"{name} computed {result['work']['tokens']} tokens in its steps, not {wanted}")
+            if result["work"]["digests"] != first["work"]["digests"]:
+                both = first["work"]["digests"], result["work"]["digests"]
+                problems.append(f"token ids of the steps: {both[0]} in TRL, {both[1]} in {name}")
             if result["work"]["optimiser_steps"] != len(wanted):
                 problems.append(f"{name} took {result['work']['optimiser_steps']} steps, not {len(wanted)}")
             if result["work"]["trainable_parameters"] != first["work"]["trainable_parameters"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from common.flops import ModelSize, step_flops
-from common.results import Record, commands, section, table, versions, with_range
+from common.results import Record, commands, counted, ratio_title, section, table, versions, with_range
 from common.rounds import Result, loads, medians, ratios
 
 NAMES = {"sft": "SFT", "reward": "Reward model", "dpo": "DPO"}
@@ -39,9 +39,10 @@ def render(record: Record) -> str:
             f"{record['date']}.",
             f"Steps of {setting['batch']} {what}, the longest of {min(tokens)} to {max(tokens)} tokens; LoRA of rank "
             f"{setting['rank']} on all linear layers but the output matrix "
-            f"({peer[0]['work']['trainable_parameters']:,} parameters train). {len(peer)} rounds of all sides in turn, "
-            f"each in a process of its own, {setting['steps']} timed steps after one that warms up; medians of the "
-            f"rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
+            f"({peer[0]['work']['trainable_parameters']:,} parameters train). "
+            f"{counted(len(peer), 'round')} of all sides in turn, each in a process of its own, "
+            f"{setting['steps']} timed steps after one that warms up; medians of the rounds' medians. "
+            f"Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             *blocks,
             _small_print(record),
             commands(record),
@@ -81,14 +82,14 @@ def _table(record: Record, peer: list[Result], own: list[Result], label: str, *,
         total = [a + b for a, b in zip(times, once, strict=True)]
         ratio = f"{total[0] / total[1]:.2f}"
         rows.insert(1, ["... with the reference's share, one epoch", *(f"{t:.2f}" for t in total), ratio])
-    return table([label, f"TRL {peer[0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"], rows)
+    return table([label, f"TRL {peer[0]['versions']['trl']}", "burnish", ratio_title(peer)], rows)
 
 
 def _small_print(record: Record) -> str:
     stage, setting, peer = record["stage"], record["setting"], record["runs"]["trl"][0]
     times = {"sft": "once", "reward": "for each response", "dpo": "for each response, and the reference's again"}
     return (
-        "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, "
+        f"Alike on both sides, and checked: {_examples(record)}, optimiser steps, trainable parameters, "
         f"{_proof(record)}. Useful FLOPs are the same number for "
         "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
         f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
@@ -117,6 +118,12 @@ def _memory(record: Record) -> str:
     if CHECKPOINTED in record["runs"]:
         return f"{said}, except in the last table: there TRL has it, and burnish's numbers are those of the first."
     return f"{said}: TRL's peak memory with it was not measured."
+
+
+def _examples(record: Record) -> str:
+    """What was compared of the examples: of old records the number of tokens, and in the first step the values."""
+    hashed = "digests" in record["runs"]["trl"][0]["work"]
+    return "the token ids of every step" if hashed else "the number of tokens of every step, the examples of the first"
 
 
 def _proof(record: Record) -> str:

@@ -16,6 +16,7 @@ computed.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import statistics
@@ -46,7 +47,7 @@ class Witness(TrainerCallback):
     def __init__(self, order: list[int]) -> None:
         self.order = order
         self.ends: list[float] = []
-        self.counts: list[list[torch.Tensor]] = [[]]
+        self.batches: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[]]
         self.shares: list[list[torch.Tensor]] = [[]]
         self.grad_norms: list[float] = []
         self.values: list[list[float]] = []
@@ -56,7 +57,7 @@ class Witness(TrainerCallback):
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
-        self.counts.append([])
+        self.batches.append([])
         self.shares.append([])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
@@ -68,7 +69,7 @@ class Witness(TrainerCallback):
         if not torch.is_grad_enabled():
             return
         mask = kwargs["attention_mask"]
-        self.counts[-1].append(mask.sum())  # read at the end: a GPU would have to be waited for
+        self.batches[-1].append((kwargs["input_ids"], mask))  # read at the end: a GPU would have to be waited for
         if self.ends:
             return
         log_probs = getattr(output, "log_probs", None)
@@ -104,7 +105,15 @@ class Witness(TrainerCallback):
 
     def tokens(self) -> list[int]:
         """Of each step."""
-        return [sum(int(count) for count in counts) for counts in self.counts[: len(self.ends)]]
+        return [sum(int(mask.sum()) for _, mask in step) for step in self.batches[: len(self.ends)]]
+
+    def digests(self) -> list[str]:
+        """Of the token ids of each step, as benchmarks/train.py has it."""
+        found = []
+        for step in self.batches[: len(self.ends)]:
+            rows = [row[kept.bool()].tolist() for ids, mask in step for row, kept in zip(ids, mask, strict=True)]
+            found.append(hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16])
+        return found
 
     def proof(self) -> dict[str, Any]:
         """The losses of all steps, the first step's gradient norm, and the values of each example's responses."""
@@ -167,6 +176,7 @@ def main() -> None:
         "work": {
             "optimiser_steps": len(witness.ends),
             "tokens": witness.tokens(),
+            "digests": witness.digests(),
             "prompt_times": 0,  # once for each response
             "trainable_parameters": trainable,
             "optimiser": optimiser,

@@ -123,4 +123,5 @@ def test_answers_in_bfloat16_are_proved_in_float32(
     sampling.compare(argparse.Namespace(**given, dtype="bfloat16", results=tmp_path))
     assert ran == [(side, dtype) for dtype in ("float32", "bfloat16") for side in ("transformers", "burnish")]
     [record] = load_all(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["sampling-model-pairs-4-bfloat16.json"], "data in its name"
     assert "greedily and in float32, before the rounds" in " ".join(sampling.render(record).split())

@@ -84,6 +84,7 @@ def test_padding_ends_no_response() -> None:
 
 def result(tokens: list[int], prompt_times: int, **more: Any) -> dict[str, Any]:
     did = {"tokens": tokens, "prompt_times": prompt_times, "optimiser_steps": len(tokens), "trainable_parameters": 60}
+    did["digests"] = ["a", "b"]
     did["optimiser"] = [{"name": "AdamW", "lr": 1e-5, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0}]
     proof = {"losses": [0.5, 0.4], "grad_norm": 2.0, "values": {"0": [-1.0, -2.0]}}
     return {"work": did, "proof": proof, "dtype": "float32", "threads": 2, **more}
@@ -98,6 +99,7 @@ def test_same_work_is_judged_from_the_examples() -> None:
         result([10, 3], 1, threads=1),
         result([10, 3], 1, proof={**own["proof"], "losses": [0.6, 0.4]}),
         {**own, "work": {**own["work"], "trainable_parameters": 61}},
+        {**own, "work": {**own["work"], "digests": ["a", "c"]}},  # as many tokens, but other ones
         {**own, "work": {**own["work"], "optimiser": [{**own["work"]["optimiser"][0], "betas": [0.9, 0.999]}]}},
     ]
     for other in wrong:
@@ -108,10 +110,16 @@ def test_the_proof_sees_the_gradient_and_what_is_made_of_it(prepared: Path, monk
     """DPO's first loss is ln 2 whatever the gradient; with the backward pass or the optimiser broken it still is."""
     import burnish.stages.dpo as dpo
 
+    order = work.read_setting(prepared)["order"]
+
     def side() -> dict[str, Any]:
         return train.ours(prepared, "float32")
 
     found = side()
+    ids = json.loads((prepared / "examples.json").read_text(encoding="utf-8"))
+    steps = [[ids[i]["prompt"] + response for i in step for response in ids[i]["responses"]] for step in order]
+    assert found["work"]["digests"] == [train.digest(rows) for rows in steps]
+    assert train.digest([[1, 2], [3]]) == train.digest([[3], [1, 2]]) != train.digest([[1], [2, 3]])
     assert found["proof"]["losses"][0] == pytest.approx(math.log(2), abs=1e-6)
     assert len(found["proof"]["losses"]) == 3
     [adam] = found["work"]["optimiser"]
