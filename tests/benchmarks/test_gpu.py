@@ -194,6 +194,80 @@ def test_sides_without_and_with_trl(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert list(gpu.sides("ppo", folder, arguments)) == ["burnish"], "PPO wants another TRL"
 
 
+def measured_part(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, failing: set[str]
+) -> tuple[dict[str, Any], list[list[str]]]:
+    """The record of a part whose sides are only named, and what was run; the work is prepared here."""
+    prepared, ran = gpu.prepare_part(name, folder, device="cpu"), []
+    key = "seconds_per_update" if name == "ppo" else "seconds_per_step"
+
+    def run(command: list[str]) -> dict[str, Any]:
+        ran.append(command)
+        if "--prepare-only" in command:
+            return {"folder": str(prepared)}
+        if "machine.py" in command[1]:
+            return {"float32": 1e9, "bfloat16": 1e9}
+        side = "burnish" if "ours" in command else "trl-liger" if "--liger" in command else "trl"
+        if side in failing:
+            raise SystemExit(f"{side}: CUDA out of memory")
+        version = {"burnish" if side == "burnish" else "trl": "1"}
+        return {key: 2.0, "peak_cuda_bytes": 1e9, "peak_rss_bytes": 1e9, "load": 0.0, "versions": version}
+
+    for module in ("common.rounds.run", "gpu.run"):
+        monkeypatch.setattr(module, run)
+    monkeypatch.setattr(gpu, "has_liger", lambda python: True)
+    monkeypatch.setattr(train, "work_problems", lambda *_, **__: [])
+    monkeypatch.setattr(ppo, "found_problems", lambda _: [])
+    given = {"work": folder, "device": "cpu", "shape": SHAPE, "rounds": 1, "peer_micro_batch": 2}
+    return gpu.measure(name, argparse.Namespace(**given, peer_python="peer", peer_ppo_python="peer")), ran
+
+
+def test_without_memory_for_trl_our_numbers_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, ran = measured_part("dpo", folder, monkeypatch, failing={"trl", "trl-liger"})
+    assert list(record["sides"]) == ["burnish"]
+    assert "trl is left out: trl: CUDA out of memory" in capsys.readouterr().out
+    assert "Left out, since they failed there: DPO, LoRA, prompts of 1,024 tokens: trl;" in gpu.render([record])
+    assert "--prepare-only" in ran[0], "the model is drawn in a process of its own"
+    assert json.loads(ran[0][ran[0].index("--shape") + 1]) == SHAPE
+    with pytest.raises(SystemExit, match="out of memory"):
+        measured_part("dpo", folder, monkeypatch, failing={"burnish"})
+
+
+def test_liger_stands_in_where_sdpa_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[dict[str, Any]] = []
+    monkeypatch.setattr(train, "work_problems", lambda found, *_, **__: held.append(found) or ["other tokens"])
+    monkeypatch.setattr(gpu, "read_lengths", lambda _: [])
+    assert gpu.problems("dpo", {"trl-liger": [{"n": 1}], "burnish": [{"n": 2}]}, {}, folder) == ["other tokens"]
+    assert held == [{"trl": [{"n": 1}], "burnish": [{"n": 2}]}]
+
+
+def test_the_work_is_prepared_by_a_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = argparse.Namespace(work=folder, device="cpu", shape=SHAPE)
+    monkeypatch.setattr("sys.argv", gpu.prepare_command("sft", arguments)[1:])
+    gpu.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"folder": str(folder / "sft")}
+    assert work.read_setting(folder / "sft")["stage"] == "sft"
+
+
+def test_ppo_has_tokens_and_utilisation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ppo.SETTING, "response_tokens", 4)
+    record, _ = measured_part("ppo", folder, monkeypatch, failing=set())
+    prompts = json.loads((folder / "ppo" / "prompts.json").read_text())
+    tokens = sum(map(len, prompts)) + 16 * 4
+    assert record["step_tokens"] == [tokens]
+    row = next(line for line in gpu.render([record]).splitlines() if line.startswith("| PPO") and "burnish" in line)
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[3] == f"{tokens / 2:,.0f}"
+    assert cells[4] == f"{record['step_flops'][0] / 2.0 / 1e9:.0%}"
+    # Every operation is at least a forward pass: sampling, reading by three, and twice two passes in learning.
+    linear = sum(m.weight.numel() for m in _model(folder).modules() if isinstance(m, torch.nn.Linear)) - 1100 * 32
+    assert record["step_flops"][0] > 2 * linear * tokens * (1 + 3 + 2 * 2 * 2) * 0.95
+
+
 # ---- numbers and the section ----
 
 
