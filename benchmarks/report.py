@@ -45,8 +45,8 @@ HEAD = """\
 # Results of the benchmarks
 
 Each side runs in a process and a virtual environment of its own, in turn with the other, on the same model, data,
-batch, LoRA targets and dtype; each comparison stops where the two did not do the same work. `make bench` runs all of
-it, `make bench STAGES="dpo sampling"` a part, and `python benchmarks/report.py` writes this page from results/.
+batch, LoRA targets and dtype; each comparison stops where the two did not do the same work. `make bench-all` runs all
+of it, `make bench STAGES="dpo sampling"` a part, and `python benchmarks/report.py` writes this page from results/.
 Absolute numbers are of the machine and of the moment: compare the ratios.
 """
 SHORT = {"smollm2-135m-instruct": "SmolLM2-135M", "gemma-3-270m": "Gemma 3 270M"}
