@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # A file of tests to a core: each test has one thread.
 SPREAD ?= -n auto --dist loadfile
 
-# Where the peers' environments and the prepared work go, and what is measured.
+# Where the peers' environments and the prepared work go, and what is measured. DATA, MODELS, DTYPES and STAGES are lists.
 BENCH ?= $(HOME)/.cache/burnish-bench
 DATA ?= starter/preferences
 MODELS ?= smollm2-135m-instruct
@@ -15,7 +15,7 @@ DTYPES ?= float32
 STAGES ?= sft reward dpo ppo sampling growth layers
 ROUNDS ?= 2
 
-.PHONY: help quickstart bench docs test test-real check format lint clean
+.PHONY: help quickstart bench bench-all docs test test-real check format lint clean
 
 help:
 	@echo "make quickstart   a raw model becomes an assistant, with a report of what changed"
@@ -23,6 +23,7 @@ help:
 	@echo "make test         all tests but those on real models"
 	@echo "make test-real    the slow tests on real models"
 	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir"
+	@echo "make bench-all    the whole table, hours: both models, HH-RLHF's pairs (HH=pairs.jsonl) and the starter's, bfloat16 where the CPU has it"
 	@echo "make docs         the documentation as a site in build/site, its links checked"
 	@echo "make format       let ruff mend what it can"
 
@@ -54,8 +55,12 @@ $(VENV)/.bench: $(VENV)/.run
 	@touch $@
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py --bench "$(BENCH)" --data "$(DATA)" --stages $(STAGES) \
-	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS)
+	$(BIN)/python benchmarks/run.py --bench "$(BENCH)" --data $(DATA) --stages $(STAGES) \
+	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS) $(if $(CHECKPOINTED),--checkpointed)
+
+bench-all:
+	@test -n "$(HH)" || { echo "which pairs of HH-RLHF? make bench-all HH=harmless-base.jsonl.gz" >&2; exit 2; }
+	$(MAKE) bench DATA="$(HH) starter/preferences" MODELS="smollm2-135m-instruct gemma-3-270m" DTYPES=auto CHECKPOINTED=1
 
 # Only what the extra `docs` names: the site is made from the source as text, without torch.
 $(VENV)/.docs: pyproject.toml

@@ -4,7 +4,9 @@
 
 Model, tokenizer and data are made here (common/synthetic.py): nothing comes from the network. Each side runs in a
 process of its own and must have done the same work, as in train.py and ppo.py, whose scripts run here with `--device
-cuda`. TRL is measured as it comes (SDPA) and, where liger-kernel is installed, with Liger's kernels.
+cuda`. TRL is measured as it comes (SDPA) and, where liger-kernel is installed, with Liger's kernels; where it fails, as
+when its memory does not suffice, the reason is printed and burnish is measured alone. Only the sides hold memory of the
+GPU: the work is prepared in a process of its own, too.
 
 Utilisation is useful operations (common/flops.py: products with weights over real tokens, a prompt once; for all sides
 the same number) over time, over the rate of one large matrix product in bfloat16 measured in the same run. Attention's
@@ -31,6 +33,7 @@ from common.results import RESULTS, Record, new_record, save, section, table, ve
 from common.rounds import Found, Result, alternate, peer_script, run
 from common.synthetic import LLAMA_1B, make_model, make_pairs
 from common.work import prepare, public, read_lengths, read_setting
+from ppo_section import update_flops
 
 DTYPE = "bfloat16"
 BASE_SETTING: dict[str, Any] = {**train.SETTING, "batch": 8, "steps": 3, "micro_batch_tokens": 16_384, "tuning": "lora"}
@@ -107,9 +110,12 @@ def has_liger(python: str) -> bool:
 
 
 def problems(name: str, found: Found, setting: dict[str, Any], folder: Path) -> list[str]:
-    """What the sides did not do alike. Without TRL there is nothing to hold ours against."""
+    """What the sides did not do alike. Where SDPA was left out Liger stands in; without TRL there is nothing to hold
+    ours against."""
     if "trl" not in found:
-        return []
+        if "trl-liger" not in found:
+            return []
+        found = {"trl": found["trl-liger"], "burnish": found["burnish"]}
     if PARTS[name].stage == "ppo":
         return ppo.found_problems(found)
     # Rewards in bfloat16 are too coarse to be held against each other (train.needs_float32_proof).
@@ -118,21 +124,31 @@ def problems(name: str, found: Found, setting: dict[str, Any], folder: Path) -> 
 
 def measure(name: str, arguments: argparse.Namespace) -> Record:
     """All sides of a part in turn."""
-    folder = prepare_part(name, arguments.work, device=arguments.device, shape=arguments.shape)
+    folder = Path(run(prepare_command(name, arguments))["folder"])
     setting = read_setting(folder)
+    wanted = sides(name, folder, arguments)
     rates = [run(machine.rates_command(arguments.device))]
     found = alternate(
-        sides(name, folder, arguments),
+        wanted,
         arguments.rounds,
         problems=lambda found: problems(name, found, setting, folder),
         line=lambda result: f"{seconds_of([result]):.3f} s",
-        optional={"trl-liger"},
+        optional={"trl", "trl-liger"},
     )
     rates.append(run(machine.rates_command(arguments.device)))
     for results in found.values():
         for result in results:
             result.pop("proof", None)  # judged; too long to be kept
-    return gpu_record(name, arguments, rates, setting, lengths_of_steps(name, folder, setting), found)
+    left_out = [side for side in wanted if side not in found]
+    return gpu_record(name, arguments, rates, setting, folder, found, left_out)
+
+
+def prepare_command(name: str, arguments: argparse.Namespace) -> list[str]:
+    """The command that does `prepare_part` in a process of its own: the model is drawn on the GPU, and whoever has
+    touched that keeps some of its memory to the end."""
+    shape = [] if arguments.shape is None else ["--shape", json.dumps(arguments.shape)]
+    own = [sys.executable, str(Path(__file__).resolve()), name, "--prepare-only"]
+    return [*own, "--work", str(arguments.work), "--device", arguments.device, *shape]
 
 
 def gpu_record(
@@ -140,12 +156,12 @@ def gpu_record(
     arguments: argparse.Namespace,
     rates: list[Result],
     setting: dict[str, Any],
-    lengths: list[list[Lengths]],
+    folder: Path,
     found: Found,
+    left_out: list[str],
 ) -> Record:
     """The record of a part."""
-    size = ModelSize(**setting["size"]) if "size" in setting else None
-    flops = [part_flops(name, size, step, setting) for step in lengths[1:]] if size else []
+    tokens, flops = timed_work(name, folder, setting)
     return new_record(
         "gpu",
         part=name,
@@ -153,16 +169,27 @@ def gpu_record(
         rates=machine.fastest(rates),
         setting={key: value for key, value in public(setting).items() if key != "model"},
         model_bytes=(arguments.work / "model" / "model.safetensors").stat().st_size,
-        step_tokens=[sum(prompt + sum(responses) for prompt, responses in step) for step in lengths[1:]],
+        step_tokens=tokens,
         step_flops=flops,
         sides=found,
+        left_out=left_out,
     )
 
 
-def lengths_of_steps(name: str, folder: Path, setting: dict[str, Any]) -> list[list[Lengths]]:
-    """Tokens of the examples of each step, the one that warms up first; none for PPO, which makes its responses."""
+def timed_work(name: str, folder: Path, setting: dict[str, Any]) -> tuple[list[int], list[float]]:
+    """Tokens and useful operations of each timed step; of PPO, whose updates are all alike, of one update: its prompts
+    with their responses."""
     if PARTS[name].stage == "ppo":
-        return []
+        lengths = [len(ids) for ids in json.loads((folder / "prompts.json").read_text(encoding="utf-8"))]
+        tokens = sum(lengths) + len(lengths) * setting["response_tokens"]
+        return [tokens], [update_flops({"setting": setting, "lengths": lengths})]
+    steps, size = lengths_of_steps(name, folder, setting)[1:], ModelSize(**setting["size"])
+    tokens_of = [sum(prompt + sum(responses) for prompt, responses in step) for step in steps]
+    return tokens_of, [part_flops(name, size, step, setting) for step in steps]
+
+
+def lengths_of_steps(name: str, folder: Path, setting: dict[str, Any]) -> list[list[Lengths]]:
+    """Tokens of the examples of each step, the one that warms up first; not of PPO, which makes its responses."""
     lengths = read_lengths(folder)
     return [[lengths[i] for i in step] for step in setting["order"]]
 
@@ -182,7 +209,7 @@ def seconds_of(results: Sequence[Result]) -> float:
 
 
 def utilisation(record: Record, side: str) -> float | None:
-    """Useful operations over time over the measured rate, over the timed steps; none for PPO, which has no count."""
+    """Useful operations over time over the measured rate, over the timed steps; none where they were not counted."""
     if not record["step_flops"]:
         return None
     return statistics.mean(record["step_flops"]) / seconds_of(record["sides"][side]) / float(record["rates"][DTYPE])
@@ -218,6 +245,9 @@ def render(records: Sequence[Record]) -> str:
     measured = [found[name] for name in PARTS if name in found]
     if measured:
         parts += [_setting(measured), _table(measured)]
+    failed = [f"{PARTS[record['part']].title}: {side}" for record in measured for side in record.get("left_out", ())]
+    if failed:
+        parts.append(f"Left out, since they failed there: {'; '.join(failed)}.")
     missing = [name for name in ("check", *PARTS) if name not in found]
     if missing:
         parts.append(f"Not yet measured: {', '.join(missing)} (`bash benchmarks/gpu.sh PART`).")
@@ -251,7 +281,8 @@ def _setting(records: Sequence[Record]) -> str:
     width, layers = LLAMA_1B["hidden_size"], LLAMA_1B["num_hidden_layers"]
     return (
         f"A Llama with {layers} layers of width {width} and a vocabulary of {LLAMA_1B['vocab_size']:,}, random "
-        f"weights, {DTYPE}. Tokens are those of the data, a prompt once for both of its responses, for all sides. {of}."
+        f"weights, {DTYPE}. Tokens are those of the data, a prompt once for both of its responses, for all sides; of "
+        f"PPO, prompts and responses of an update, however often they are read. {of}."
     )
 
 
@@ -291,11 +322,16 @@ def main() -> None:
     parser.add_argument("--peer-ppo-python", help="the python of an environment with trl==1.12.0 and peft")
     parser.add_argument("--peer-micro-batch", type=int, default=8, help="examples of TRL's passes")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--prepare-only", action="store_true", help="make model, data and prepared work, nothing else")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the script out")
     parser.add_argument("--shape", type=json.loads, help="fields of LlamaConfig as JSON, to try the script out")
     arguments = parser.parse_args()
     arguments.work = arguments.work.absolute()
     wrong: list[str] = []
+    if arguments.prepare_only:
+        folder = prepare_part(arguments.part, arguments.work, shape=arguments.shape, device=arguments.device)
+        print(json.dumps({"folder": str(folder)}))
+        return
     if arguments.part == "check":
         record, wrong = correctness(arguments)
     else:

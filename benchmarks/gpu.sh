@@ -8,6 +8,8 @@
 #   dpo        DPO          | beside TRL with SDPA, and with Liger where liger-kernel is installed
 #   ppo        PPO          |
 #
+# Where TRL fails, as when its memory does not suffice, the reason is printed and burnish is measured alone.
+#
 # PYTHON           of an environment with burnish           (default: .venv/bin/python)
 # PEER_PYTHON      of one with trl==1.16.0 and peft         (not set: TRL is left out)
 # PEER_PPO_PYTHON  of one with trl==1.12.0 and peft         (not set: TRL is left out)

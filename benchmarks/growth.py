@@ -257,7 +257,14 @@ def measure(kind: str, arguments: argparse.Namespace) -> None:
         commands=[f"python benchmarks/growth.py measure {kind}{extra}"],
         points=points,
     )
-    print(f"wrote {save(f'growth-{kind}', record, arguments.results)}\n\n{render(record)}")
+    path = save(result_name(kind, arguments.model, arguments.dtype), record, arguments.results)
+    print(f"wrote {path}\n\n{render(record)}")
+
+
+def result_name(kind: str, model: str, dtype: str) -> str:
+    """Of its file; start-up and the head alone have no model."""
+    of = [] if kind in ("startup", "vocabulary") else [Path(model).name, dtype]
+    return "-".join(["growth", kind, *of])
 
 
 def shown(growth: Growth, found: dict[str, Any]) -> str:
@@ -288,7 +295,8 @@ def render(record: Record) -> str:
     threads = f"; {points[0]['threads']} threads, torch {points[0]['torch']}" if "threads" in points[0] else ""
     said = f"{growth.said}{model} The table's numbers are {growth.unit}."
     about = f"Machine: {record['machine']}{threads}. {record['date']}."
-    return section(growth.title, [about, said, table(header, rows), commands(record), record["notes"]])
+    title = f"{growth.title}: {record['model']}, {record['dtype']}" if model else growth.title
+    return section(title, [about, said, table(header, rows), commands(record), record["notes"]])
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from common.results import RESULTS, Record, commands, new_record, save, section,
 from common.rounds import run
 
 TITLE = "Training the upper layers only"
-LAYERS = ("all", "last-20", "last-10", "last-5")
+SHARES = (2 / 3, 1 / 3, 1 / 6)
+"""Of the decoder's layers, beside all of them: 20, 10 and 5 of SmolLM2-135M's 30, 12, 6 and 3 of Gemma 3 270M's 18."""
 SETTING: dict[str, Any] = {
     "data": "starter/sft",
     "limit": 320,
@@ -44,7 +45,10 @@ def point(arguments: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     import burnish as bn
+    from burnish.models.directory import read_config
+    from burnish.models.loading import model_directory, resolve_model
 
+    depth = read_config(model_directory(resolve_model(arguments.model))).get_text_config().num_hidden_layers
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             **SETTING,
@@ -63,6 +67,7 @@ def point(arguments: argparse.Namespace) -> dict[str, Any]:
     held_out = [line["validation/loss"] for line in lines if "validation/loss" in line]
     return {
         "layers": arguments.layers[0],
+        "depth": depth,
         "loss_before": held_out[0],
         "loss": held_out[-1],
         "seconds": seconds,
@@ -76,11 +81,15 @@ def point(arguments: argparse.Namespace) -> dict[str, Any]:
 def measure(arguments: argparse.Namespace) -> None:
     """Every choice of layers, and what comes of it."""
     shared = ["--model", arguments.model, "--dtype", arguments.dtype]
-    points = []
-    for layers in arguments.layers:
+    points: list[dict[str, Any]] = []
+    wanted = list(arguments.layers or ["all"])
+    while wanted:
+        layers = wanted.pop(0)
         points.append(run([sys.executable, str(Path(__file__).resolve()), "point", *shared, "--layers", layers]))
         print(f"{layers}: held-out loss {points[-1]['loss']:.3f}, {points[-1]['seconds']:.0f} s", flush=True)
-    chosen = "" if tuple(arguments.layers) == LAYERS else f" --layers {' '.join(arguments.layers)}"
+        if arguments.layers is None and len(points) == 1:
+            wanted = choices(points[0]["depth"])
+    chosen = "" if arguments.layers is None else f" --layers {' '.join(arguments.layers)}"
     record = new_record(
         "layers",
         model=arguments.model,
@@ -91,6 +100,11 @@ def measure(arguments: argparse.Namespace) -> None:
     )
     path = save(f"layers-{Path(arguments.model).name}-{arguments.dtype}", record, arguments.results)
     print(f"wrote {path}\n\n{render(record)}")
+
+
+def choices(depth: int) -> list[str]:
+    """The choices beside `all` for a decoder of so many layers."""
+    return list(dict.fromkeys(f"last-{max(1, round(share * depth))}" for share in SHARES))
 
 
 def render(record: Record) -> str:
@@ -131,12 +145,14 @@ def main() -> None:
     parser.add_argument("action", choices=("measure", "point"))
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--layers", nargs="+", default=list(LAYERS), help="`all` and `last-N`; point: one")
+    parser.add_argument(
+        "--layers", nargs="+", help="`all` and `last-N`; all, two thirds, a third and a sixth if not given; point: one"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="measure: where the result goes")
     arguments = parser.parse_args()
     if arguments.action == "measure":
         measure(arguments)
-    elif len(arguments.layers) != 1:
+    elif len(arguments.layers or ()) != 1:
         parser.error("point needs one --layers")
     else:
         print(json.dumps(point(arguments)))

@@ -5,9 +5,10 @@
     python benchmarks/ppo.py compare --work DIR --peer-python PYTHON
 
 `compare` runs TRL's side (peers/trl_ppo.py, by the python of its own environment) and ours in turn, each in a process
-of its own, checks that both did the same work, and writes the result into results/, from where `python
-benchmarks/report.py` writes RESULTS.md. The update is timed from the end of one to the end of the next: rollout, scores
-and both epochs are in it, loading and saving are not.
+of its own, checks that both did the same work (and before it, that policy, reference, critic and reward model say the
+same of the same responses), and writes the result into results/, from where `python benchmarks/report.py` writes
+RESULTS.md. The update is timed from the end of one to the end of the next: rollout, scores and both epochs are in it,
+loading and saving are not.
 
 So that every response has the same length, the model's copy calls a token that it never writes its EOS.
 """
@@ -17,29 +18,28 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import shutil
 import statistics
 import sys
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from common import machine
+from common.agreement import TOLERANCE, distance
 from common.results import (
     RESULTS,
-    Record,
-    commands,
     data_label,
     new_record,
     save,
-    section,
-    table,
-    versions,
-    with_range,
 )
-from common.rounds import Found, alternate, loads, medians, peer_script, ratios
-from common.sides import device_memory, dispatch, stamp_steps
-from common.work import read_setting
+from common.rounds import Found, alternate, peer_script, run
+from common.sides import HeadProducts, device_memory, dispatch, stamp_steps, watch_dtypes
+from common.work import model_size, read_prompts, read_setting
+from ppo_section import PROBED, render
 
 NEVER_WRITTEN = "keyframe"
 """One token of SmolLM2's, trained (its embedding is its own), and of a probability below 1e-8 in these answers."""
@@ -61,8 +61,10 @@ SETTING: dict[str, Any] = {
     "layers": "all",
     "kl_coefficient": 0.05,
     "learning_rate": 1e-5,
+    "betas": [0.9, 0.99],
     "seed": 0,
 }
+ROLES = ("policy", "reference", "critic", "reward")
 
 
 # ---- what both sides are given ----
@@ -75,7 +77,7 @@ def prepare(work: Path, data: str, model: str, layers: str) -> None:
         layers: `all`, or `last-N`: the decoder layers that have LoRA, on both sides.
     """
     import burnish as bn
-    from burnish.data.chat import encode_prompt, resolve_template
+    from burnish.data.chat import resolve_template
     from burnish.models.loading import model_directory, resolve_model
 
     work.mkdir(parents=True, exist_ok=True)
@@ -85,22 +87,38 @@ def prepare(work: Path, data: str, model: str, layers: str) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
     template = resolve_template(tokenizer, "auto")
-    rows, ids = [], []
-    for example in bn.load_examples(data, kind="prompt", on_bad_row="skip").examples:
-        prompt = encode_prompt(template, tokenizer, example.prompt)
-        if len(prompt) <= SETTING["prompt_tokens"] and prompt not in ids:
-            rows.append({"prompt": [{"role": turn.role, "content": turn.content} for turn in example.prompt]})
-            ids.append(prompt)
-        if len(ids) == SETTING["prompts"]:
-            break
-    _write(work / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    longest = SETTING["prompt_tokens"]
+    found = read_prompts(data, template, tokenizer, wanted=SETTING["prompts"], longest=longest)
+    ids = [prompt for _, prompt in found]
+    _write(work / "prompts.jsonl", "".join(json.dumps({"prompt": messages}) + "\n" for messages, _ in found))
     _write(work / "prompts.json", json.dumps(ids))
-    setting = {**SETTING, "layers": layers, "model": model, "data": data_label(data)}
+    _write(work / "probe.json", json.dumps(_probe(ids, SETTING["response_tokens"])))
+    setting = {**SETTING, "layers": layers, "model": model, "data": data_label(data), **_size(directory)}
     _write(work / "setting.json", json.dumps(setting))
     shutil.rmtree(work / "reward", ignore_errors=True)
     settings = {"model": str(directory), "data": data, "out": str(work / "reward"), "limit": 32, "validation": 0.0}
     settings |= {"max_length": 512, "too_long": "skip", "on_bad_row": "skip", "batch_size": 8, "max_steps": 2}
     bn.train_reward(bn.RewardConfig.parse({**settings, "lora": _lora(setting)}))
+
+
+def _probe(prompts: list[list[int]], length: int) -> list[dict[str, list[int]]]:
+    """Prompts with responses that nobody has to sample: the tokens of the prompts that follow."""
+    text = list(itertools.chain(*prompts))
+    return [
+        {"prompt": prompt, "response": list(itertools.islice(itertools.cycle(text), i * length, (i + 1) * length))}
+        for i, prompt in enumerate(prompts[:PROBED])
+    ]
+
+
+def _size(directory: Path) -> dict[str, Any]:
+    """What the count of operations needs to know of the model; no weight is read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(directory)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return {"size": asdict(model_size(model)), "depth": config.get_text_config().num_hidden_layers}
 
 
 def _copy_model(source: Path, directory: Path) -> None:
@@ -145,6 +163,11 @@ def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str,
     setting = read_setting(work)
     rows, response_tokens, epochs = setting["prompts"], setting["response_tokens"], setting["update_epochs"]
     ends: list[float] = []
+    dtypes: set[str] = set()
+    watch_dtypes(dtypes)
+    head = HeadProducts()
+    head.watch()
+    proof = watch_proof(json.loads((work / "probe.json").read_text(encoding="utf-8")))
     stamp_steps(ends, every=epochs)  # the last step of each update
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -165,6 +188,8 @@ def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str,
             "missing_eos_penalty": 0.0,
             "kl_coefficient": setting["kl_coefficient"],
             "learning_rate": setting["learning_rate"],
+            "beta1": setting["betas"][0],
+            "beta2": setting["betas"][1],
             "schedule": "linear",
             "warmup": 0.0,
             "save_every": epochs * (updates + 1),
@@ -184,7 +209,9 @@ def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str,
         "seconds_per_update": median,
         "episodes_per_second": rows / median,
         "seconds": seconds,
-        "dtype": record["compute_dtype"],
+        "dtype": "+".join(sorted(dtypes)),
+        "head_kept": head.share(),
+        "proof": proof,
         **device_memory(device),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},
@@ -198,6 +225,35 @@ def ours(work: Path, updates: int, dtype: str, device: str = "cpu") -> dict[str,
             "trainable_parameters": {"policy": policy, "critic": record["parameters"]["trainable"] - policy},
         },
     }
+
+
+def watch_proof(probe: list[dict[str, list[int]]]) -> dict[str, list[float]]:
+    """What the roles of the stage that runs next say of the probe before its first update; filled when it begins."""
+    import torch
+
+    import burnish.stages.ppo as stage
+    from burnish.data.groups import PromptGroup, Response
+    from burnish.stages.ppo_rollout import Sampled, read_responses
+
+    found: dict[str, list[float]] = {}
+    load_cast = stage.load_cast
+
+    def loaded(*arguments: Any) -> Any:
+        cast = load_cast(*arguments)
+        groups = [
+            PromptGroup(tuple(one["prompt"]), (Response.full(one["response"]),), index=i) for i, one in enumerate(probe)
+        ]
+        mask = torch.ones(len(probe), len(probe[0]["response"]), dtype=torch.bool)
+        sampled = Sampled(groups, torch.zeros(len(probe)), mask, torch.zeros(mask.shape))
+        roles = {"speakers": [cast.policy, cast.reference], "critics": [cast.critic], "scorers": cast.scorers[:1]}
+        reading = read_responses(sampled, 4096, **roles)
+        policy, reference = reading.logprobs.sum(-1).tolist()
+        critic, [reward] = reading.values[0].mean(-1).tolist(), reading.scores.tolist()
+        found.update(policy=policy, reference=reference, critic=critic, reward=reward)
+        return cast
+
+    stage.load_cast = loaded
+    return found
 
 
 def _numbers_in(path: Path) -> int:
@@ -219,15 +275,19 @@ def compare(arguments: argparse.Namespace) -> None:
     peer = [arguments.peer_python, peer_script("trl_ppo.py"), *shared, "--critic", arguments.peer_critic]
     if arguments.peer_rollout_batch is not None:
         peer += ["--rollout-batch", str(arguments.peer_rollout_batch)]
+    rates = [run(machine.rates_command())]
     found = alternate(
         {"trl": peer, "burnish": [sys.executable, str(Path(__file__).resolve()), "ours", *shared]},
         arguments.rounds,
         problems=found_problems,
         line=lambda result: f"{result['seconds_per_update']:.2f} s an update",
     )
+    rates.append(run(machine.rates_command()))
     record = new_record(
         "ppo",
+        rates=machine.fastest(rates),
         setting=setting,
+        apart=proof_distances(found["trl"][0], found["burnish"][0]),
         lengths=sorted(len(ids) for ids in prompts),
         timed_updates=arguments.updates,
         commands=_commands(arguments, setting),
@@ -259,7 +319,27 @@ def work_problems(peer: dict[str, Any], own: dict[str, Any]) -> list[str]:
     if a["trainable_parameters"]["policy"] != b["trainable_parameters"]["policy"]:
         problems.append(f"the policy's parameters: {a['trainable_parameters']} and {b['trainable_parameters']}")
     problems += [f"{name} differs" for name in ("dtype", "threads") if peer[name] != own[name]]
+    allowed = TOLERANCE.get(peer["dtype"], 0.0)
+    problems += [
+        f"what {role} says of the same responses differs by {apart:.2g} (allowed: {allowed:g})"
+        for role, apart in proof_distances(peer, own).items()
+        if not apart <= allowed
+    ]
     return problems
+
+
+def proof_distances(peer: dict[str, Any], own: dict[str, Any]) -> dict[str, float]:
+    """The largest difference of what each role says of the probe; infinite where a side says nothing.
+
+    Of the scalar heads only in float32: see train.needs_float32_proof.
+    """
+    roles = ROLES if peer["dtype"] == "float32" else ROLES[:2]
+    found = {}
+    for role in roles:
+        a, b = peer["proof"].get(role, []), own["proof"].get(role, [])
+        same = len(a) == len(b) > 0
+        found[role] = max(map(distance, a, b)) if same else math.inf
+    return found
 
 
 def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[str]:
@@ -272,65 +352,6 @@ def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[st
         f"python benchmarks/ppo.py compare --work DIR --peer-python PYTHON --rounds {arguments.rounds} "
         f"--updates {arguments.updates} --dtype {arguments.dtype}{extra}",
     ]
-
-
-# ---- the section of RESULTS.md ----
-
-
-def render(record: Record) -> str:
-    """The section of RESULTS.md."""
-    setting, lengths = record["setting"], record["lengths"]
-    peer, own = record["runs"]["trl"], record["runs"]["burnish"]
-    low, high = loads(record["runs"])
-    return section(
-        f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}"
-        + _layers(setting, ", LoRA in {} layers"),
-        [
-            f"Machine: {record['machine']}; {peer[0]['threads']} threads. {record['date']}.",
-            f"{setting['prompts']} prompts an update, {lengths[0]} to {lengths[-1]} tokens ({sum(lengths)} together); "
-            f"responses of {setting['response_tokens']} tokens; {setting['update_epochs']} epochs of one optimiser "
-            f"step; micro-batches of {setting['micro_batch']} rows (in burnish: as many rows as fit the tokens of "
-            f"{setting['micro_batch']} of the longest allowed); LoRA of rank {setting['rank']} on all linear layers of "
-            f"the policy{_layers(setting, ' within {} of its layers')} "
-            f"({own[0]['work']['trainable_parameters']['policy']:,} parameters). {len(peer)} rounds of TRL, then "
-            f"burnish, each in a process of its own, {record['timed_updates']} timed updates after one that warms "
-            f"up; medians of the rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
-            _table(record),
-            "Alike on both sides, and checked: updates, episodes, prompt tokens, length of every response, optimiser "
-            "steps, the policy's trainable parameters, dtype, threads. Not alike, being what is compared: TRL's critic "
-            "and reward model are models of their own (the critic trains "
-            f"{'in full' if peer[0]['critic'] == 'full' else 'as an adapter'}), and it pads all rows of a batch to the "
-            "longest prompt; burnish's are adapters with heads on the policy's backbone.",
-            commands(record),
-            f"Versions: {versions(peer)}; {versions(own)}.",
-            record["notes"],
-        ],
-    )
-
-
-def _layers(setting: dict[str, Any], text: str) -> str:
-    """The layers that have LoRA, in words, where that is not all of them."""
-    layers = setting.get("layers", "all")
-    return "" if layers == "all" else text.format(f"the {layers.replace('-', ' ')}")
-
-
-def _table(record: Record) -> str:
-    rows, sides = record["setting"]["prompts"], (record["runs"]["trl"], record["runs"]["burnish"])
-    seconds, memory = zip(*(medians(side, "seconds_per_update", "peak_rss_bytes") for side in sides), strict=True)
-    critics = [f"{side[0]['work']['trainable_parameters']['critic']:,}" for side in sides]
-    return table(
-        ["an update", f"TRL {sides[0][0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"],
-        [
-            ["seconds per update", *(f"{s:.2f}" for s in seconds), with_range(ratios(*sides, "seconds_per_update"))],
-            ["episodes per second", *(f"{rows / s:.2f}" for s in seconds), ""],
-            [
-                "peak memory of the process (RSS), GB",
-                *(f"{m / 1e9:.2f}" for m in memory),
-                with_range(ratios(*reversed(sides), "peak_rss_bytes")),
-            ],
-            ["parameters of the critic that train", *critics, ""],
-        ],
-    )
 
 
 def main() -> None:

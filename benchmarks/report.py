@@ -45,8 +45,8 @@ HEAD = """\
 # Results of the benchmarks
 
 Each side runs in a process and a virtual environment of its own, in turn with the other, on the same model, data,
-batch, LoRA targets and dtype; each comparison stops where the two did not do the same work. `make bench` runs all of
-it, `make bench STAGES="dpo sampling"` a part, and `python benchmarks/report.py` writes this page from results/.
+batch, LoRA targets and dtype; each comparison stops where the two did not do the same work. `make bench-all` runs all
+of it, `make bench STAGES="dpo sampling"` a part, and `python benchmarks/report.py` writes this page from results/.
 Absolute numbers are of the machine and of the moment: compare the ratios.
 """
 SHORT = {"smollm2-135m-instruct": "SmolLM2-135M", "gemma-3-270m": "Gemma 3 270M"}
@@ -73,12 +73,12 @@ def page(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
 
 def comparisons(records: Sequence[Record]) -> list[tuple[str, float, float]]:
     """(what, times faster than the peer, share of its memory) of everything that was held against a peer."""
-    found = []
-    for stage in TITLES:
-        for record in records:
-            if record["stage"] == stage and "runs" in record:
-                found += [(f"{_short(record)}{extra}", fast, share) for extra, fast, share in _ratios(record)]
-    return found
+    compared = [record for stage in TITLES for record in records if record["stage"] == stage and "runs" in record]
+    return [
+        (f"{label}{extra}", fast, share)
+        for label, record in zip(_labels(compared), compared, strict=True)
+        for extra, fast, share in _ratios(record)
+    ]
 
 
 def _short(record: Record) -> str:
@@ -89,10 +89,37 @@ def _short(record: Record) -> str:
     return f"{names[record['stage']]}, {model}, {dtype}"
 
 
+def _layers(record: Record) -> str:
+    layers = record["setting"].get("layers", "all")
+    return "LoRA in all layers" if layers == "all" else f"LoRA in the {layers.replace('-', ' ')} layers"
+
+
+FEATURES: tuple[Callable[[Record], str], ...] = (
+    _layers,
+    lambda record: str(record["setting"]["data"]),
+    lambda record: str(record["machine"].partition(",")[0]),
+)
+"""What tells records of one stage, model and dtype apart."""
+
+
+def _labels(records: Sequence[Record]) -> list[str]:
+    """A name for each record that no other one has: with all features in which those of its kind differ, or a date."""
+    labels = []
+    for record in records:
+        alike = [other for other in records if _short(other) == _short(record)]
+        parts = [of(record) for of in FEATURES if len({of(other) for other in alike}) > 1]
+        labels.append(", ".join([_short(record), *parts]))
+    return [
+        f"{label}, {record['date']}" if labels.count(label) > 1 else label
+        for label, record in zip(labels, records, strict=True)
+    ]
+
+
 def _ratios(record: Record) -> list[tuple[str, float, float]]:
     runs, key = record["runs"], {"ppo": "seconds_per_update", "sampling": "seconds_per_call"}
     seconds = key.get(record["stage"], "seconds_per_step")
     pairs = [("", "trl", "burnish"), (", reference beforehand", "trl-beforehand", "burnish-beforehand")]
+    pairs += [(", TRL with checkpointing", train_section.CHECKPOINTED, "burnish")]
     if record["stage"] == "sampling":
         pairs = [(", generate", "transformers", "burnish"), (", vLLM", "vllm", "burnish")]
     return [

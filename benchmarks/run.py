@@ -2,9 +2,12 @@
 
     python benchmarks/run.py --bench DIR --data HH-RLHF                     everything
     python benchmarks/run.py --bench DIR --data HH-RLHF --stages dpo        a part
+    python benchmarks/run.py --bench DIR --data HH-RLHF starter/preferences --dtypes auto \\
+        --models smollm2-135m-instruct gemma-3-270m                         the whole table: make bench-all
 
 DIR holds the peers' virtual environments, made when they are first needed, and the prepared work. Each part measures
-anew and replaces its own results; at the end RESULTS.md and the figures are written from all of them.
+anew and replaces its own results. What fails is named at the end and stops nothing else; RESULTS.md and the figures are
+written from all results in any case.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from common.machine import multiplies_bfloat16
+from common.results import data_label, slug
 
 HERE = Path(__file__).resolve().parent
 TORCH = HERE.parent / "scripts" / "install_torch.sh"
@@ -84,9 +90,10 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
         pairs = [(model, dtype) for model in arguments.models for dtype in arguments.dtypes]
         return [script("layers.py", "measure", "--model", model, "--dtype", dtype) for model, dtype in pairs]
     found = []
-    for model in arguments.models if part != "ppo" else [PPO_MODEL]:
-        work = ["--work", str(bench / "work" / f"{part}-{Path(model).name}")]
-        given = ["--data", arguments.data, "--model", model]
+    models = arguments.models if part != "ppo" else [PPO_MODEL]
+    for model, data in ((model, data) for model in models for data in arguments.data):
+        work = ["--work", str(bench / "work" / slug(f"{part}-{Path(model).name}-{data_label(data)}"))]
+        given = ["--data", data, "--model", model]
         if part == "ppo":
             peer, extra, name, stage = peer_python(bench, "trl-1.12", run), [], "ppo.py", []
         elif part == "sampling":
@@ -94,7 +101,8 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
             peer, extra = peer_python(bench, "trl-1.16", run), ["--vllm-python", vllm] if vllm else []
             name, stage = "sampling.py", []
         else:
-            peer, extra, name, stage = peer_python(bench, "trl-1.16", run), [], "train.py", [part]
+            peer, extra = peer_python(bench, "trl-1.16", run), ["--peer-checkpointing"] * arguments.checkpointed
+            name, stage = "train.py", [part]
         found.append(script(name, "prepare", *stage, *work, *given))
         for dtype in arguments.dtypes:
             shared = ["--peer-python", peer, *extra, "--dtype", dtype, "--rounds", str(arguments.rounds)]
@@ -102,29 +110,60 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
     return found
 
 
+def run_part(part: str, arguments: argparse.Namespace, run: Call = call) -> list[str]:
+    """Run all commands of a part; what failed, in words. Work that could not be prepared is not compared."""
+    try:
+        todo = commands(part, arguments, run)
+    except SystemExit as failure:  # the peer can't be installed
+        return [f"{part}: {failure}"]
+    failed, unprepared = [], set()
+    for command in todo:
+        work = command[command.index("--work") + 1] if "--work" in command else None
+        if work is not None and work in unprepared:
+            continue
+        try:
+            run(command)
+        except SystemExit as failure:
+            failed.append(f"{part}: {failure}")
+            if "prepare" in command:
+                unprepared.add(work)
+    return failed
+
+
 def main() -> None:
     """Run the parts, one after the other, and write them down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "burnish-bench"
     parser.add_argument("--bench", type=Path, default=default, metavar="DIR", help=f"default: {default}")
-    parser.add_argument("--data", default="starter/preferences", help="preference pairs, as HH-RLHF's")
+    parser.add_argument("--data", nargs="+", default=["starter/preferences"], help="preference pairs, as HH-RLHF's")
     parser.add_argument(
         "--stages", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
     )
     parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct"], metavar="MODEL")
-    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=("float32", "bfloat16", "auto"),
+        default=["float32"],
+        help="auto: float32, and bfloat16 where the processor multiplies it",
+    )
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--checkpointed", action="store_true", help="TRL also with gradient checkpointing, its default")
     arguments = parser.parse_args()
-    if not arguments.data.startswith("starter/") and not Path(arguments.data).exists():
-        raise SystemExit(
-            f"there are no data at {arguments.data}\n  to do: give --data (make bench DATA=...) a file of pairs"
-        )
+    for data in arguments.data:
+        if not data.startswith("starter/") and not Path(data).exists():
+            raise SystemExit(f"there are no data at {data}\n  to do: give --data (make bench DATA=...) files of pairs")
+    if "auto" in arguments.dtypes:
+        arguments.dtypes = ["float32", "bfloat16"] if multiplies_bfloat16() else ["float32"]
     arguments.bench = arguments.bench.expanduser().absolute()
     arguments.bench.mkdir(parents=True, exist_ok=True)
-    for part in arguments.stages:
-        for command in commands(part, arguments):
-            call(command)
-    call([sys.executable, str(HERE / "report.py")])
+    failed = [failure for part in arguments.stages for failure in run_part(part, arguments)]
+    try:
+        call([sys.executable, str(HERE / "report.py")])
+    except SystemExit as failure:
+        failed.append(str(failure))
+    if failed:
+        raise SystemExit("\n  ".join([f"{len(failed)} of the commands failed, the rest is measured:", *failed]))
 
 
 if __name__ == "__main__":

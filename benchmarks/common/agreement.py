@@ -1,7 +1,8 @@
-"""Did two sides compute the same? Their first step's loss and per-response numbers, held against each other.
+"""Did two sides compute the same? Their losses, per-response numbers and first gradient, held against each other.
 
-Before the first update both sides hold the same model (LoRA's B is zero), so the first step must give the same loss and
-the same log-probs (or rewards), to rounding.
+Before the first update both sides hold the same model, LoRA's A included (B is zero), so the first step must give the
+same log-probs (or rewards), the same loss and a gradient of the same norm, to rounding. What the optimiser makes of the
+gradient is in the losses of the steps that follow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from typing import Any
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Largest difference allowed, in nats below a size of 1 and relative to the value above it."""
+
+GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Largest difference of two gradients' norms, relative. In float32 burnish leaves out columns of the output matrix that
+move a gradient by up to 3e-4 of its norm (burnish.ops.logprobs.NEGLIGIBLE), and rounding adds 1e-5; in bfloat16 these
+are 2e-3 and, through some tens of layers that each round to 4e-3, a few hundredths."""
 
 LISTED = 3
 
@@ -26,11 +32,20 @@ def distance(a: float, b: float) -> float:
 def proof_problems(peer: dict[str, Any], own: dict[str, Any], dtype: str) -> list[str]:
     """What does not agree of two proofs; empty where all does.
 
-    A proof is `{"loss": the first step's, "values": {example: [a number a response]}}`.
+    A proof is `{"losses": [each step's, the one that warms up first], "grad_norm": the first step's, before clipping,
+    "values": {example: [a number a response]}}`; `values` are the first step's.
     """
     allowed, problems = TOLERANCE[dtype], []
-    if distance(peer["loss"], own["loss"]) > allowed:
-        problems.append(f"the first step's loss: {peer['loss']:.6f} and {own['loss']:.6f} (allowed: {allowed:g})")
+    if not peer["losses"] or len(peer["losses"]) != len(own["losses"]):
+        problems.append(f"losses of {len(peer['losses'])} and {len(own['losses'])} steps")
+    for step, (a, b) in enumerate(zip(peer["losses"], own["losses"], strict=False), start=1):
+        if distance(a, b) > allowed:
+            problems.append(f"the loss of step {step}: {a:.6f} and {b:.6f} (allowed: {allowed:g})")
+            break  # from here on the weights differ
+    a, b = peer["grad_norm"], own["grad_norm"]
+    if not relative(a, b) <= GRADIENT_TOLERANCE[dtype]:
+        share = GRADIENT_TOLERANCE[dtype]
+        problems.append(f"the norm of the first step's gradient: {a:.6g} and {b:.6g} (allowed: a share of {share:g})")
     if peer["values"].keys() != own["values"].keys():
         only = sorted(peer["values"].keys() ^ own["values"].keys(), key=int)
         return [*problems, f"the first step's examples: only one side has {', '.join(only[:LISTED])} ..."]
@@ -46,29 +61,57 @@ def proof_problems(peer: dict[str, Any], own: dict[str, Any], dtype: str) -> lis
     return problems
 
 
-def largest_distance(peer: dict[str, Any], own: dict[str, Any]) -> tuple[float, float]:
-    """(of the loss, the largest of the per-response values), as `distance` counts; for the report."""
+def relative(a: float, b: float) -> float:
+    """How far apart two positive numbers are, relative to the second; infinite where one is not finite or not positive.
+
+    A gradient of norm 0 agrees with nothing, not even with another: no side has learned anything then.
+    """
+    if not (math.isfinite(a) and math.isfinite(b) and a > 0 and b > 0):
+        return math.inf
+    return abs(a - b) / b
+
+
+def largest_distance(peer: dict[str, Any], own: dict[str, Any]) -> dict[str, float]:
+    """The largest differences of the first loss, of the later ones and of the per-response values, as `distance`
+    counts, and the `relative` one of the gradient's norm; for the report."""
     pairs = [
         (a, b)
         for example, values in peer["values"].items()
         for a, b in zip(values, own["values"][example], strict=True)
     ]
-    return distance(peer["loss"], own["loss"]), max(distance(a, b) for a, b in pairs)
+    losses = [distance(a, b) for a, b in zip(peer["losses"], own["losses"], strict=True)]
+    return {
+        "loss": losses[0],
+        "later_losses": max(losses[1:], default=0.0),
+        "grad_norm": relative(peer["grad_norm"], own["grad_norm"]),
+        "values": max(distance(a, b) for a, b in pairs),
+    }
 
 
 def token_problems(
-    peer: Sequence[Sequence[tuple[int, float]]], own: Sequence[Sequence[tuple[int, float]]], dtype: str
+    peer: Sequence[Sequence[tuple[int, float]]],
+    own: Sequence[Sequence[tuple[int, float]]],
+    dtype: str,
+    *,
+    steps: int,
 ) -> list[str]:
     """What does not agree of two greedy continuations, given as (token, log-prob) a step for each prompt.
 
-    Up to the first step at which the tokens differ all log-probs must agree. Differ may tokens only where they are as
-    probable as each other: from there on the two sides answer different texts, and nothing is compared.
+    All answers must have `steps` tokens. Up to the first step at which the tokens differ all log-probs must agree.
+    Differ may tokens only where they are as probable as each other: from there on the two sides answer different texts,
+    and nothing is compared.
     """
     allowed, problems = TOLERANCE[dtype], []
-    if len(peer) != len(own):
+    if len(peer) != len(own) or not peer:
         return [f"{len(peer)} and {len(own)} prompts"]
+    cut = [i for i, both in enumerate(zip(peer, own, strict=True)) if {len(answer) for answer in both} != {steps}]
+    if cut:
+        first = cut[0]
+        return [
+            f"{len(cut)} answers are not of {steps} tokens: prompt {first} has {len(peer[first])} and {len(own[first])}"
+        ]
     for prompt, (theirs, ours) in enumerate(zip(peer, own, strict=True)):
-        for step, ((token, a), (other, b)) in enumerate(zip(theirs, ours, strict=False)):
+        for step, ((token, a), (other, b)) in enumerate(zip(theirs, ours, strict=True)):
             if distance(a, b) > allowed:
                 problems.append(
                     f"prompt {prompt}, token {step + 1}: {token} with {a:.5f} nats and {other} with {b:.5f} nats"

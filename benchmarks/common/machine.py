@@ -22,15 +22,25 @@ PRODUCTS = 8
 
 def describe() -> str:
     """Processor, cores, and what of its matrix and vector units matters here."""
-    name, flags = platform.machine(), set[str]()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        text = cpuinfo.read_text(encoding="utf-8")
-        fields = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, flags=re.MULTILINE))
-        name, flags = fields.get("model name", name), set(fields.get("flags", "").split())
+    fields = _cpuinfo()
+    name, flags = fields.get("model name", platform.machine()), set(fields.get("flags", "").split())
     units = [unit for unit, flag in (("AVX-512", "avx512f"), ("AMX", "amx_bf16")) if flag in flags]
     without = [] if "amx_bf16" in flags else ["no AMX"]
     return ", ".join([name, f"{os.cpu_count()} cores", *units, *without])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions that multiply bfloat16; without them it is slower than float32."""
+    return bool({"amx_bf16", "avx512_bf16"} & set(_cpuinfo().get("flags", "").split()))
+
+
+def _cpuinfo() -> dict[str, str]:
+    """`model name` and `flags` of the last core, where Linux tells them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return {}
+    text = cpuinfo.read_text(encoding="utf-8")
+    return dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, flags=re.MULTILINE))
 
 
 def product_rate(dtype: str, *, device: str = "cpu", side: int | None = None, products: int = PRODUCTS) -> float:

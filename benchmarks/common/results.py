@@ -79,9 +79,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_range(values: tuple[float, float, float], form: str = ".2f") -> str:
-    """`1.66 (1.61 to 1.71)` of (value, lowest, highest)."""
+    """`1.66 (1.61 to 1.71)` of (value, lowest, highest); of a single round, whose value is all three, `1.66`."""
     value, low, high = values
-    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+    return f"{value:{form}}" if value == low == high else f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def ratio_title(rounds: Sequence[Record]) -> str:
+    """What a column of `with_range` is called."""
+    return "ratio" if len(rounds) == 1 else "ratio (range over the rounds)"
+
+
+def counted(n: int, thing: str) -> str:
+    """`1 round`, `2 rounds`."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def commands(record: Record) -> str:

@@ -1,4 +1,5 @@
-"""What the scripts with two sides share: the end of their command lines, and the clock on our own steps."""
+"""What the scripts with two sides share: the end of their command lines, the clock on our own steps, which dtype they
+compute in, and how much of the output matrix's second product."""
 
 from __future__ import annotations
 
@@ -42,6 +43,63 @@ def device_memory(device: str) -> dict[str, int]:
     import torch
 
     return {"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
+
+
+def note_dtypes(model: Any, seen: set[str], *, training: bool = False) -> None:
+    """Note in `seen` in which dtype a model's products are computed: that of what its last MLP puts out, which under
+    autocast is not that of its weights. The peers' scripts do the same.
+
+    Args:
+        model: a decoder of transformers.
+        seen: takes the names, as in `float32`.
+        training: only of passes that have a gradient.
+    """
+    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+
+    def note(_: Any, __: Any, output: Any) -> None:
+        if output.requires_grad or not training:
+            seen.add(str(output.dtype).removeprefix("torch."))
+
+    mlp.register_forward_hook(note)
+
+
+def watch_dtypes(seen: set[str]) -> None:
+    """`note_dtypes` of the training passes of every backbone that burnish's stages make from here on."""
+    from burnish.models.roles import Backbone
+
+    made = Backbone.__init__
+
+    def noted(backbone: Backbone, model: Any, **settings: Any) -> None:
+        made(backbone, model, **settings)
+        note_dtypes(model, seen, training=True)
+
+    Backbone.__init__ = noted  # type: ignore[method-assign]
+
+
+class HeadProducts:
+    """How much of the output matrix's product in backward burnish computes: columns of the vocabulary that are
+    negligible for all tokens of a tile are left out of it (burnish.ops.logprobs)."""
+
+    def __init__(self) -> None:
+        self.computed = self.whole = 0
+
+    def watch(self) -> None:
+        """Count from here on. What is computed stays as it is."""
+        import burnish.ops.logprobs as logprobs
+
+        choose = logprobs.columns_with_mass
+
+        def counted(p: Any, total: Any, hidden: Any) -> Any:
+            columns = choose(p, total, hidden)
+            self.computed += p.shape[0] * (p.shape[1] if columns is None else columns.numel())
+            self.whole += p.numel()
+            return columns
+
+        logprobs.columns_with_mass = counted
+
+    def share(self) -> float | None:
+        """Computed over whole; none where there was no such product, as in a reward model."""
+        return self.computed / self.whole if self.whole else None
 
 
 def stamp_steps(ends: list[float], *, every: int = 1) -> None:

@@ -1,9 +1,10 @@
 """The work of a comparison: examples, model and setting, written once into a directory that both sides read.
 
-DIR/setting.json      model, batch, LoRA, learning rate; the examples of each step, longest first
-DIR/examples.jsonl    the examples as messages, as burnish reads them
-DIR/examples.json     the same as token ids, as the peer is given them
-DIR/head.safetensors  where a reward model's head starts
+DIR/setting.json         model, batch, LoRA, learning rate; the examples of each step, longest first
+DIR/examples.jsonl       the examples as messages, as burnish reads them
+DIR/examples.json        the same as token ids, as the peer is given them
+DIR/adapter.safetensors  where LoRA starts, under PEFT's names: the gradient of B depends on A
+DIR/head.safetensors     where a reward model's head starts
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def prepare(work: Path, stage: str, setting: Setting, data: str) -> Setting:
     }
     if stage == "reward":
         _write_head(loaded.model, setting["seed"], work / "head.safetensors")
+    if setting.get("tuning") != "full":
+        _write_adapter(loaded.model, setting, work / "adapter.safetensors")
     _write(work / "setting.json", json.dumps(setting, indent=1))
     return setting
 
@@ -126,8 +129,10 @@ def model_size(model: Any) -> ModelSize:
     )
 
 
-def read_prompts(data: str, template: Any, tokenizer: Any, *, wanted: int, longest: int) -> list[list[int]]:
-    """Token ids of the first prompts of a data set that have at most `longest` tokens, each once.
+def read_prompts(
+    data: str, template: Any, tokenizer: Any, *, wanted: int, longest: int
+) -> list[tuple[list[dict[str, str]], list[int]]]:
+    """Messages and token ids of the first prompts of a data set that have at most `longest` tokens, each once.
 
     Raises:
         SystemExit: there are too few.
@@ -135,11 +140,11 @@ def read_prompts(data: str, template: Any, tokenizer: Any, *, wanted: int, longe
     import burnish as bn
     from burnish.data.chat import encode_prompt
 
-    found: list[list[int]] = []
+    found: list[tuple[list[dict[str, str]], list[int]]] = []
     for example in bn.load_examples(data, kind="prompt", on_bad_row="skip").examples:
         ids = encode_prompt(template, tokenizer, example.prompt)
-        if len(ids) <= longest and ids not in found:
-            found.append(ids)
+        if len(ids) <= longest and all(ids != other for _, other in found):
+            found.append((_messages(example.prompt), ids))
         if len(found) == wanted:
             return found
     raise _too_few(data, len(found), wanted, f"prompts of at most {longest} tokens")
@@ -204,6 +209,18 @@ def _write_head(model: Any, seed: int, path: Path) -> None:
     from burnish.models.roles import Backbone
 
     save_file({"score": new_head(Backbone(model), seed=seed).detach().contiguous()}, path)
+
+
+def _write_adapter(model: Any, setting: Setting, path: Path) -> None:
+    """The adapter that burnish's stages start from with this seed; the model holds it from here on."""
+    from safetensors.torch import save_file
+
+    from burnish.models.adapters import adapter_tensors
+    from burnish.models.lora import LoRAConfig, inject
+
+    config = LoRAConfig(rank=setting["rank"], alpha=setting["alpha"], targets="all-linear")
+    inject(model, "start", config, seed=setting["seed"])
+    save_file(adapter_tensors(model, "start"), path)
 
 
 def _float32() -> Any:

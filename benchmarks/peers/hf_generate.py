@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
 
@@ -37,6 +37,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=getattr(torch, arguments.dtype))
     # In the place of the model's own settings, whose EOS would end answers at different lengths.
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
+    dtypes = note_dtypes(model)
     inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
     proof = greedy(model, inputs, setting["proof_tokens"])
     seconds, counts = [], set()
@@ -51,7 +52,7 @@ def main() -> None:
         "side": "transformers",
         "seconds": seconds,
         "seconds_per_call": statistics.median(seconds),
-        "dtype": arguments.dtype,
+        "dtype": "+".join(sorted(dtypes)),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("transformers", "torch")},
         "work": {"prompts": len(prompts), "new_tokens": sorted(counts)},
@@ -60,15 +61,34 @@ def main() -> None:
     print(json.dumps(result))
 
 
+def note_dtypes(model: Any) -> set[str]:
+    """In which dtype the model computes, filled as it runs: that of what its last MLP puts out."""
+    seen: set[str] = set()
+    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+    mlp.register_forward_hook(lambda _, __, output: seen.add(str(output.dtype).removeprefix("torch.")))
+    return seen
+
+
 def greedy(model: Any, inputs: Any, new_tokens: int) -> list[list[tuple[int, float]]]:
     """(token, log-prob) of each step, for each prompt."""
+    best = Best()
     out = model.generate(
-        **inputs, do_sample=False, max_new_tokens=new_tokens, return_dict_in_generate=True, output_logits=True
+        **inputs, do_sample=False, max_new_tokens=new_tokens, logits_processor=LogitsProcessorList([best])
     )
-    logprobs = torch.stack([torch.log_softmax(logits.float(), -1) for logits in out.logits], 1)
-    tokens = out.sequences[:, inputs["input_ids"].shape[1] :]
-    chosen = logprobs.gather(2, tokens.unsqueeze(2)).squeeze(2)
-    return [list(zip(t, p, strict=True)) for t, p in zip(tokens.tolist(), chosen.tolist(), strict=True)]
+    tokens, logprobs = out[:, inputs["input_ids"].shape[1] :], torch.stack(best.logprobs, 1)
+    return [list(zip(t, p, strict=True)) for t, p in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
+
+
+class Best(LogitsProcessor):
+    """Notes the log-prob of the most probable token of each row at each step, which is the one that greedy decoding
+    takes. The logits are not kept: those of some steps would be the peak of the process's memory."""
+
+    def __init__(self) -> None:
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.logprobs.append(scores.amax(-1) - torch.logsumexp(scores.float(), -1))
+        return scores
 
 
 if __name__ == "__main__":

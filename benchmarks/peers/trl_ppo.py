@@ -6,7 +6,8 @@ Run by the python of TRL's own environment, which needs no burnish:
     peer/bin/python benchmarks/peers/trl_ppo.py --work DIR
 
 DIR is what `benchmarks/ppo.py prepare` wrote. Set up as TRL's documentation has it: LoRA on the policy, whose reference
-is the policy without it; critic and reward model are classifiers with one label, and the critic trains in full. What
+is the policy without it; critic and reward model are classifiers with one label, both made of burnish's reward model
+(an adapter with a head, in PEFT's format, merged), and the critic trains in full. What
 its defaults would only slow down here is off: gradient checkpointing, sample generations, saving. The last line of
 the output is JSON: costs, versions, and what was computed.
 """
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -52,6 +53,8 @@ class Witness(TrainerCallback):
         self.optimiser_steps = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # What was read before (the probe) is no episode.
+        self.prompt_tokens, self.response_lengths, self.padded_widths = [[]], [[]], []
         self.ends.append(time.perf_counter())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -98,6 +101,8 @@ def main() -> None:
             "policy": _count(trainer.model.policy),
             "critic": _count(trainer.model.value_model),
         }
+        dtypes = note_dtypes(trainer.model.policy)
+        proof = read_probe(trainer, json.loads((work / "probe.json").read_text(encoding="utf-8")))
         loaded = _peak_rss()
         trainer.train()
     seconds = [after - before for before, after in itertools.pairwise(witness.ends)]
@@ -108,7 +113,7 @@ def main() -> None:
         "episodes_per_second": setting["prompts"] / median,
         "peak_rss_before_training_bytes": loaded,
         "seconds": seconds,
-        "dtype": arguments.dtype,
+        "dtype": "+".join(sorted(dtypes)),
         "critic": arguments.critic,
         **({"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if arguments.device == "cuda" else {}),
         "rollout_batch": arguments.rollout_batch or setting["prompts"],
@@ -123,6 +128,7 @@ def main() -> None:
             "trainable_parameters": trainable,
         },
         "padded_width": max(witness.padded_widths),
+        "proof": proof,
     }
     print(json.dumps(result))
 
@@ -139,8 +145,13 @@ def make_trainer(
     path, dtype = arguments.work / "model", getattr(torch, arguments.dtype)
     policy = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     critic, reward = (
-        AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype) for _ in range(2)
+        PeftModel.from_pretrained(
+            AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype),
+            arguments.work / "reward" / "model",
+        ).merge_and_unload()
+        for _ in range(2)
     )
+    critic.requires_grad_(True)
     reward.requires_grad_(False)
     lora = {"r": setting["rank"], "lora_alpha": setting["alpha"], **_where(setting, policy)}
     if arguments.critic == "lora":
@@ -160,6 +171,8 @@ def make_trainer(
         gamma=1.0,
         lam=0.95,
         learning_rate=setting["learning_rate"],
+        adam_beta1=setting["betas"][0],
+        adam_beta2=setting["betas"][1],
         lr_scheduler_type="linear",
         bf16=arguments.dtype == "bfloat16",
         gradient_checkpointing=False,
@@ -190,6 +203,46 @@ def make_trainer(
     trainer.reward_model.base_model.register_forward_pre_hook(witness.read, with_kwargs=True)
     trainer.optimizer.optimizer.register_step_post_hook(witness.count)
     return trainer
+
+
+@torch.no_grad()
+def read_probe(trainer: PPOTrainer, probe: list[dict[str, list[int]]]) -> dict[str, list[float]]:
+    """What each role says of given responses: the log-prob of a response by policy and reference, the reward model's
+    score, and the mean of the critic's values of the states in which the tokens are chosen."""
+    policy, critic, reward = trainer.model.policy, trainer.model.value_model, trainer.reward_model
+    found: dict[str, list[float]] = {"policy": [], "reference": [], "critic": [], "reward": []}
+    for one in probe:
+        ids = torch.tensor([one["prompt"] + one["response"]], device=trainer.accelerator.device)
+        choosing = slice(len(one["prompt"]) - 1, -1)
+        found["policy"].append(_log_prob(policy, ids, choosing))
+        with policy.disable_adapter():
+            found["reference"].append(_log_prob(policy, ids, choosing))
+        for name, model in (("critic", critic), ("reward", reward)):
+            hidden = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            values = model.score(hidden)[0, :, 0].float()
+            found[name].append(float(values[choosing].mean() if name == "critic" else values[-1]))
+    return found
+
+
+def _log_prob(policy: Any, ids: torch.Tensor, choosing: slice) -> float:
+    """The log-prob of the tokens that are chosen at these places of a row, summed."""
+    logits = policy(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, choosing].float()
+    chosen = ids[0, choosing.start + 1 :, None]
+    return float(torch.log_softmax(logits, -1).gather(1, chosen).sum())
+
+
+def note_dtypes(model: Any) -> set[str]:
+    """In which dtype the model's training passes are computed, filled as they run: that of what its last MLP puts out,
+    which under autocast is not that of its weights."""
+    seen: set[str] = set()
+    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+
+    def note(_: Any, __: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            seen.add(str(output.dtype).removeprefix("torch."))
+
+    mlp.register_forward_hook(note)
+    return seen
 
 
 def _where(setting: dict[str, Any], model: Any) -> dict[str, Any]:

@@ -7,14 +7,16 @@ Run by the python of TRL's own environment, which needs no burnish:
 
 DIR is what `benchmarks/train.py prepare` wrote. Set up as TRL's documentation has it, as well as it allows on a CPU:
 LoRA through PEFT, the reference being the model without it, or computed beforehand (`precompute_ref_log_probs`);
-the examples of a step sorted by length, which is what `group_by_length` does; no gradient checkpointing, which only
-slows down where memory suffices; no worker processes, since the token ids are at hand. `padding_free` and packing need
-FlashAttention. The last line of the output is JSON: costs, versions, and what was computed.
+the examples of a step sorted by length, which is what `group_by_length` does; no gradient checkpointing, TRL's default,
+which only slows down where memory suffices (`--checkpointing` has it); no worker processes, since the token ids are at
+hand. `padding_free` and packing need FlashAttention. The last line of the output is JSON: costs, versions, and what was
+computed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import statistics
@@ -39,13 +41,15 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, S
 
 
 class Witness(TrainerCallback):
-    """Notes when each step ended, how many tokens it read, and what the first one computed of each response."""
+    """Notes when each step ended, its tokens and its loss; of the first one also the numbers of each response and the
+    norm of the gradient."""
 
     def __init__(self, order: list[int]) -> None:
         self.order = order
         self.ends: list[float] = []
-        self.counts: list[list[torch.Tensor]] = [[]]
-        self.first_loss = 0.0
+        self.batches: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[]]
+        self.shares: list[list[torch.Tensor]] = [[]]
+        self.grad_norms: list[float] = []
         self.values: list[list[float]] = []
         self.reference_seconds = 0.0
 
@@ -53,14 +57,19 @@ class Witness(TrainerCallback):
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
-        self.counts.append([])
+        self.batches.append([])
+        self.shares.append([])
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if "grad_norm" in logs:  # of all parameters that train together, before clipping
+            self.grad_norms.append(logs["grad_norm"])
 
     def read(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """A forward hook of the model; the reference's passes have no gradient and are left out."""
         if not torch.is_grad_enabled():
             return
         mask = kwargs["attention_mask"]
-        self.counts[-1].append(mask.sum())  # read at the end: a GPU would have to be waited for
+        self.batches[-1].append((kwargs["input_ids"], mask))  # read at the end: a GPU would have to be waited for
         if self.ends:
             return
         log_probs = getattr(output, "log_probs", None)
@@ -77,8 +86,7 @@ class Witness(TrainerCallback):
 
         def noted(*arguments: Any, **named: Any) -> Any:
             share = step(*arguments, **named)
-            if not self.ends:
-                self.first_loss += float(share)
+            self.shares[-1].append(share)  # of the step's loss; read at the end, too
             return share
 
         trainer.training_step = noted
@@ -97,12 +105,24 @@ class Witness(TrainerCallback):
 
     def tokens(self) -> list[int]:
         """Of each step."""
-        return [sum(int(count) for count in counts) for counts in self.counts[: len(self.ends)]]
+        return [sum(int(mask.sum()) for _, mask in step) for step in self.batches[: len(self.ends)]]
+
+    def digests(self) -> list[str]:
+        """Of the token ids of each step, as benchmarks/train.py has it."""
+        found = []
+        for step in self.batches[: len(self.ends)]:
+            rows = [row[kept.bool()].tolist() for ids, mask in step for row, kept in zip(ids, mask, strict=True)]
+            found.append(hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16])
+        return found
 
     def proof(self) -> dict[str, Any]:
-        """The first step's loss, and the values of each example's responses."""
+        """The losses of all steps, the first step's gradient norm, and the values of each example's responses."""
         pairs = sorted(zip(self.order, self.values, strict=True))
-        return {"loss": self.first_loss, "values": {str(index): values for index, values in pairs}}
+        return {
+            "losses": [sum(float(share) for share in shares) for shares in self.shares[: len(self.ends)]],
+            "grad_norm": self.grad_norms[0],
+            "values": {str(index): values for index, values in pairs},
+        }
 
 
 class DPOOnIds(DPOTrainer):
@@ -121,6 +141,9 @@ def main() -> None:
     parser.add_argument("--beforehand", action="store_true", help="DPO: compute the reference before the first step")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--liger", action="store_true", help="with the kernels of the package liger-kernel")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="compute activations again, as TRL does by default"
+    )
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -134,24 +157,29 @@ def main() -> None:
             witness.time_reference()
         trainer = make_trainer(arguments, setting, examples, witness, folder)
         witness.watch(trainer)
+        dtypes = note_dtypes(trainer.model)
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         trainer.train()
+        optimiser = optimiser_settings(trainer.optimizer.optimizer)  # accelerate has wrapped it
     seconds = [after - before for before, after in itertools.pairwise(witness.ends)]
     result = {
         "side": "trl",
         "seconds": seconds,
         "seconds_per_step": statistics.median(seconds),
         "reference_seconds": witness.reference_seconds,
-        "dtype": arguments.dtype,
+        "dtype": "+".join(sorted(dtypes)),
         "micro_batch": arguments.micro_batch,
+        "checkpointing": trainer.args.gradient_checkpointing,
         **({"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if arguments.device == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("trl", "torch", "transformers", "peft", "accelerate")},
         "work": {
             "optimiser_steps": len(witness.ends),
             "tokens": witness.tokens(),
+            "digests": witness.digests(),
             "prompt_times": 0,  # once for each response
             "trainable_parameters": trainable,
+            "optimiser": optimiser,
         },
         "proof": witness.proof(),
     }
@@ -187,11 +215,54 @@ def make_trainer(
         )
         with torch.no_grad():
             model.score.weight.copy_(load_file(arguments.work / "head.safetensors")["score"])
-        return RewardTrainer(model, **shared)
+        return start_alike(RewardTrainer(model, **shared), arguments.work)
     if setting.get("tuning") == "full":
         dtype = torch.float32  # master weights, under autocast, as burnish has them
     model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=dtype, attn_implementation="sdpa")
-    return (SFTTrainer if stage == "sft" else DPOOnIds)(model, **shared)
+    trainer = (SFTTrainer if stage == "sft" else DPOOnIds)(model, **shared)
+    return trainer if setting.get("tuning") == "full" else start_alike(trainer, arguments.work)
+
+
+def start_alike(trainer: Any, work: Path) -> Any:
+    """The trainer with the adapter that burnish starts from: B's gradient depends on A, which each draws anew.
+
+    Raises:
+        SystemExit: the adapter is of other layers.
+    """
+    start = load_file(work / "adapter.safetensors")
+    own = {name.replace(".default.", "."): p for name, p in trainer.model.named_parameters() if "lora_" in name}
+    if own.keys() != start.keys():
+        only = sorted(own.keys() ^ start.keys())
+        raise SystemExit(f"PEFT and burnish adapt other layers: only one side has {', '.join(only[:3])} ...")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(start[name])
+    return trainer
+
+
+def note_dtypes(model: Any) -> set[str]:
+    """In which dtype the model's training passes are computed, filled as they run: that of what its last MLP puts out,
+    which under autocast is not that of its weights."""
+    seen: set[str] = set()
+    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+
+    def note(_: Any, __: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            seen.add(str(output.dtype).removeprefix("torch."))
+
+    mlp.register_forward_hook(note)
+    return seen
+
+
+def optimiser_settings(optimiser: Any) -> list[dict[str, Any]]:
+    """What the optimiser does, as its parameter groups have it; benchmarks/train.py says the same of burnish's."""
+    found: list[dict[str, Any]] = []
+    for group in optimiser.param_groups:
+        one = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+        one = {"name": type(optimiser).__name__, **one, "betas": list(one["betas"])}
+        if one not in found:
+            found.append(one)
+    return found
 
 
 def make_config(arguments: argparse.Namespace, setting: dict[str, Any], folder: str) -> Any:
@@ -203,10 +274,12 @@ def make_config(arguments: argparse.Namespace, setting: dict[str, Any], folder: 
         "train_sampling_strategy": "sequential",
         "num_train_epochs": 1,
         "learning_rate": setting["learning_rate"],
+        "adam_beta1": setting["betas"][0],
+        "adam_beta2": setting["betas"][1],
         "lr_scheduler_type": "constant",
         "max_grad_norm": 1.0,
         "bf16": arguments.dtype == "bfloat16",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": arguments.checkpointing,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "max_length": None,

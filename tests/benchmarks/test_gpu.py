@@ -129,6 +129,56 @@ def test_ppo_is_prepared_from_the_same_model(folder: Path, monkeypatch: pytest.M
     assert len(prompts) == ppo.SETTING["prompts"]
     result = ppo.ours(prepared, 1, "float32")
     assert result["work"]["response_tokens"] == [4.0]
+    assert result["dtype"] == "float32"
+    expected = roles_by_peft(prepared)
+    assert set(result["proof"]) == set(expected) == set(ppo.ROLES)
+    for role, values in expected.items():
+        assert result["proof"][role] == pytest.approx(values, abs=2e-5), role
+
+
+@torch.no_grad()
+def roles_by_peft(prepared: Path) -> dict[str, list[float]]:
+    """What the roles should say of the probe, from plain models of transformers and the reward model as PEFT loads it:
+    the policy is still the reference, and the critic the reward model."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    policy = AutoModelForCausalLM.from_pretrained(prepared / "model", dtype=torch.float32)
+    scorer = AutoModelForSequenceClassification.from_pretrained(prepared / "model", num_labels=1, dtype=torch.float32)
+    scorer = PeftModel.from_pretrained(scorer, prepared / "reward" / "model").merge_and_unload()
+    found: dict[str, list[float]] = {role: [] for role in ppo.ROLES}
+    for one in json.loads((prepared / "probe.json").read_text()):
+        ids, n = torch.tensor([one["prompt"] + one["response"]]), len(one["prompt"])
+        logprobs = torch.log_softmax(policy(ids).logits.double()[0], -1)
+        said = sum(float(logprobs[n - 1 + i, token]) for i, token in enumerate(one["response"]))
+        values = scorer.score(scorer.base_model(ids).last_hidden_state)[0, :, 0]
+        found["policy"].append(said)
+        found["reference"].append(said)
+        found["critic"].append(float(values[n - 1 : -1].mean()))
+        found["reward"].append(float(values[-1]))
+    return found
+
+
+def test_roles_that_say_something_else_are_other_work() -> None:
+    did = {"updates": 1, "episodes": 16, "response_tokens": [4], "optimiser_steps": 2}
+    did |= {"trainable_parameters": {"policy": 7, "critic": 7}}
+    proof = {role: [-3.0, 0.5] for role in ppo.ROLES}
+    shared = {"dtype": "float32", "threads": 2, "proof": proof}
+    peer = {"side": "trl", "work": {**did, "prompt_tokens": [[5, 5]]}, **shared}
+    own = {"side": "burnish", "work": {**did, "prompt_tokens": [10]}, **shared}
+    assert ppo.work_problems(peer, own) == []
+    for role in ppo.ROLES:
+        for other in ([-3.0, 0.501], [-3.0], []):
+            [problem] = ppo.work_problems(peer, {**own, "proof": {**proof, role: other}})
+            assert role in problem
+    coarse = [{**side, "dtype": "bfloat16"} for side in (peer, {**own, "proof": {**proof, "reward": [-3.0, 0.7]}})]
+    assert ppo.work_problems(*coarse) == [], "a reward in bfloat16 says nothing"
+
+
+def test_too_few_prompts_are_an_error(folder: Path, tmp_path: Path) -> None:
+    data = make_pairs(tmp_path / "pairs.jsonl", 5, prompt_tokens=20, response_tokens=(4, 9))
+    with pytest.raises(SystemExit, match="5 prompts of at most 128 tokens, 16 are needed"):
+        ppo.prepare(tmp_path / "ppo", str(data), str(folder / "model"), "all")
 
 
 def test_sides_without_and_with_trl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +192,80 @@ def test_sides_without_and_with_trl(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert found["trl-liger"] == [*found["trl"], "--liger"]
     assert all(command[command.index("--device") + 1] == "cuda" for command in found.values())
     assert list(gpu.sides("ppo", folder, arguments)) == ["burnish"], "PPO wants another TRL"
+
+
+def measured_part(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, failing: set[str]
+) -> tuple[dict[str, Any], list[list[str]]]:
+    """The record of a part whose sides are only named, and what was run; the work is prepared here."""
+    prepared, ran = gpu.prepare_part(name, folder, device="cpu"), []
+    key = "seconds_per_update" if name == "ppo" else "seconds_per_step"
+
+    def run(command: list[str]) -> dict[str, Any]:
+        ran.append(command)
+        if "--prepare-only" in command:
+            return {"folder": str(prepared)}
+        if "machine.py" in command[1]:
+            return {"float32": 1e9, "bfloat16": 1e9}
+        side = "burnish" if "ours" in command else "trl-liger" if "--liger" in command else "trl"
+        if side in failing:
+            raise SystemExit(f"{side}: CUDA out of memory")
+        version = {"burnish" if side == "burnish" else "trl": "1"}
+        return {key: 2.0, "peak_cuda_bytes": 1e9, "peak_rss_bytes": 1e9, "load": 0.0, "versions": version}
+
+    for module in ("common.rounds.run", "gpu.run"):
+        monkeypatch.setattr(module, run)
+    monkeypatch.setattr(gpu, "has_liger", lambda python: True)
+    monkeypatch.setattr(train, "work_problems", lambda *_, **__: [])
+    monkeypatch.setattr(ppo, "found_problems", lambda _: [])
+    given = {"work": folder, "device": "cpu", "shape": SHAPE, "rounds": 1, "peer_micro_batch": 2}
+    return gpu.measure(name, argparse.Namespace(**given, peer_python="peer", peer_ppo_python="peer")), ran
+
+
+def test_without_memory_for_trl_our_numbers_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, ran = measured_part("dpo", folder, monkeypatch, failing={"trl", "trl-liger"})
+    assert list(record["sides"]) == ["burnish"]
+    assert "trl is left out: trl: CUDA out of memory" in capsys.readouterr().out
+    assert "Left out, since they failed there: DPO, LoRA, prompts of 1,024 tokens: trl;" in gpu.render([record])
+    assert "--prepare-only" in ran[0], "the model is drawn in a process of its own"
+    assert json.loads(ran[0][ran[0].index("--shape") + 1]) == SHAPE
+    with pytest.raises(SystemExit, match="out of memory"):
+        measured_part("dpo", folder, monkeypatch, failing={"burnish"})
+
+
+def test_liger_stands_in_where_sdpa_failed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[dict[str, Any]] = []
+    monkeypatch.setattr(train, "work_problems", lambda found, *_, **__: held.append(found) or ["other tokens"])
+    monkeypatch.setattr(gpu, "read_lengths", lambda _: [])
+    assert gpu.problems("dpo", {"trl-liger": [{"n": 1}], "burnish": [{"n": 2}]}, {}, folder) == ["other tokens"]
+    assert held == [{"trl": [{"n": 1}], "burnish": [{"n": 2}]}]
+
+
+def test_the_work_is_prepared_by_a_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = argparse.Namespace(work=folder, device="cpu", shape=SHAPE)
+    monkeypatch.setattr("sys.argv", gpu.prepare_command("sft", arguments)[1:])
+    gpu.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"folder": str(folder / "sft")}
+    assert work.read_setting(folder / "sft")["stage"] == "sft"
+
+
+def test_ppo_has_tokens_and_utilisation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ppo.SETTING, "response_tokens", 4)
+    record, _ = measured_part("ppo", folder, monkeypatch, failing=set())
+    prompts = json.loads((folder / "ppo" / "prompts.json").read_text())
+    tokens = sum(map(len, prompts)) + 16 * 4
+    assert record["step_tokens"] == [tokens]
+    row = next(line for line in gpu.render([record]).splitlines() if line.startswith("| PPO") and "burnish" in line)
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[3] == f"{tokens / 2:,.0f}"
+    assert cells[4] == f"{record['step_flops'][0] / 2.0 / 1e9:.0%}"
+    # Every operation is at least a forward pass: sampling, reading by three, and twice two passes in learning.
+    linear = sum(m.weight.numel() for m in _model(folder).modules() if isinstance(m, torch.nn.Linear)) - 1100 * 32
+    assert record["step_flops"][0] > 2 * linear * tokens * (1 + 3 + 2 * 2 * 2) * 0.95
 
 
 # ---- numbers and the section ----

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 
 import growth
 import layers
+import ppo_section
 import report
+import train
 import train_section
 from common import results
+from common.rounds import medians
 
 ROOT = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -66,14 +71,15 @@ def measured(stage: str) -> dict[str, Any]:
             "micro_batch": 2,
             "versions": {name: "1.0"},
             "work": {"trainable_parameters": 60},
-            "proof": {"loss": 0.5, "values": {"0": [-1.0]}},
+            "proof": {"losses": [0.5], "grad_norm": 1.0, "values": {"0": [-1.0]}},
         }
 
     runs = {"trl": [side("trl", 6.0, 4.0, 0.0)], "burnish": [side("burnish", 2.0, 1.0, 0.0)]}
     if stage == "dpo":
         runs |= {"trl-beforehand": [side("trl", 4.0, 4.0, 2.0)], "burnish-beforehand": [side("burnish", 1.0, 1.0, 2.0)]}
     lengths = [[(5, [3, 2])], [(5, [3, 2])]]
-    proof = {"dtype": "float32", "apart": [0.0, 1e-6]}
+    apart = {"loss": 0.0, "later_losses": 3e-6, "grad_norm": 2e-5, "values": 1e-6}
+    proof = {"dtype": "float32", "apart": apart}
     rates = {"float32": 8400.0, "bfloat16": 1.0}
     more = {"rates": rates, "setting": setting, "lengths": lengths, "runs": runs, "commands": ["c"], "proof": proof}
     return results.new_record(stage, **more)
@@ -81,18 +87,126 @@ def measured(stage: str) -> dict[str, Any]:
 
 def test_a_stage_is_rendered_with_ratios_and_the_share_of_the_rate() -> None:
     text = train_section.render(measured("sft"))
-    assert "| seconds per step                     |    6.00 |    2.00 |           3.00 (3.00 to 3.00) |" in text
+    assert "| seconds per step | 6.00 | 2.00 | 3.00 |" in re.sub(" +", " ", text)
     # 8,400 useful operations (see test_flops) in 2 s at 8,400 a second.
     assert "| useful FLOPs / time / measured rate  |     17% |     50% |" in text
-    assert "0.25 (0.25 to 0.25)" in text
+    assert "| 0.25 |" in re.sub(" +", " ", text)
+    assert "range over the rounds" not in text
+    assert " 1 round of all sides" in " ".join(text.split())
+    said = " ".join(text.split())
+    assert "the norm of the gradient before clipping (2e-05 of it); the losses of the steps after it (3e-06;" in said
+    old = {**measured("sft"), "proof": {"dtype": "float32", "apart": [0.0, 1e-6]}}  # as before 27 November 2026
+    assert "dtype, threads; in the first step the loss (largest difference 0)" in " ".join(
+        train_section.render(old).split()
+    )
+
+
+def test_the_text_says_what_the_peers_memory_is_from() -> None:
+    """TRL 1.16 checkpoints gradients unless told not to; the speed is of TRL without, and the memory beside it too."""
+    record = measured("sft")
+    assert "TRL's peak memory with it was not measured" in " ".join(train_section.render(record).split())
+    record["runs"]["trl-checkpointed"] = [{**record["runs"]["trl"][0], "seconds_per_step": 8.0, "peak_rss_bytes": 2e9}]
+    text = train_section.render(record)
+    assert "which is TRL's default, except in the last table" in " ".join(text.split())
+    table = text[text.index("| TRL with gradient checkpointing") :]
+    assert "| 4.00 |" in re.sub(" +", " ", table)
+    assert "| 0.50 |" in re.sub(" +", " ", table)
+    assert [(fast, share) for _, fast, share in report.comparisons([record])] == [(3.0, 0.25), (4.0, 0.5)]
+
+
+def test_the_peer_runs_once_more_with_checkpointing() -> None:
+    given = ["compare", "sft", "--work", "w", "--peer-python", "p"]
+    plain, more = (train.make_parser().parse_args([*given, *extra]) for extra in ([], ["--peer-checkpointing"]))
+    assert list(train._sides(plain, "float32")) == ["trl", "burnish"]
+    sides = train._sides(more, "float32")
+    assert sides["trl-checkpointed"] == [*sides["trl"], "--checkpointing"]
+
+
+def test_the_share_of_the_rate_is_given_with_and_without_what_burnish_leaves_out() -> None:
+    record = measured("sft")
+    assert "too high" in train_section.render(record), "a record of before it was counted"
+    record["runs"]["burnish"][0]["head_kept"] = 0.0
+    text = train_section.render(record)
+    # 8,400 operations less 5 x 80 of the head's second product, in 2 s at 8,400 a second: 47.6 %.
+    assert "| useful FLOPs / time / measured rate  |     17% |     50% |" in text
+    assert "| ... of these, computed by burnish    |         |     48% |" in text
+    assert "too high" not in text
 
 
 def test_the_reference_beforehand_counts_with_its_share() -> None:
     text = train_section.render(measured("dpo"))
     # 2 s for the pairs of two steps: 1 s a step.
-    assert "one epoch |    5.00 |    2.00 |                          2.50 |" in text
+    assert "one epoch | 5.00 | 2.00 | 2.50 |" in re.sub(" +", " ", text)
     rows = report.comparisons([measured("dpo")])
     assert [(fast, share) for _, fast, share in rows] == [(3.0, 0.25), (4.0, 0.25)]
+
+
+def test_ppo_is_rendered_with_the_share_of_the_rate_and_old_records_without() -> None:
+    record = next(one for one in results.load_all() if one["stage"] == "ppo")
+    record["setting"] = {name: value for name, value in record["setting"].items() if name not in ("size", "layers")}
+    record = {name: value for name, value in record.items() if name not in ("apart", "rates")}
+    assert "useful FLOPs" not in ppo_section.render(record)
+    size = {"linear": 100, "widths": 30, "hidden": 4, "vocabulary": 10}
+    record["setting"] |= {
+        "size": size,
+        "depth": 2,
+        "layers": "all",
+        "rank": 2,
+        "response_tokens": 3,
+        "update_epochs": 1,
+    }
+    flops = 1640 + 6720 + 240 + 12160 + 480  # see test_flops
+    seconds = medians(record["runs"]["burnish"], "seconds_per_update")[0]
+    record |= {"lengths": [5], "rates": {"float32": 2 * flops / seconds}, "apart": {"policy": 1e-7, "reward": 2e-6}}
+    for one in record["runs"]["burnish"]:
+        one["head_kept"] = 0.0  # 240 of it
+    text = ppo_section.render(record)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    [useful] = [row for row in cells if row[0].startswith("useful FLOPs")]
+    [computed] = [row for row in cells if row[0].startswith("... of these")]
+    assert (useful[2], computed[2]) == ("50%", "49%")
+    assert "what the roles say (largest difference: policy 1e-07, reward 2e-06;" in " ".join(text.split())
+
+
+def test_a_range_is_given_of_more_than_one_round() -> None:
+    record = measured("sft")
+    for side, seconds in (("trl", 9.0), ("burnish", 2.0)):
+        record["runs"][side].append({**record["runs"][side][0], "seconds_per_step": seconds})
+    text = train_section.render(record)
+    assert "3.75 (3.00 to 4.50)" in text
+    assert "ratio (range over the rounds)" in text
+    assert " 2 rounds of all sides" in " ".join(text.split())
+
+
+def test_the_page_says_what_of_the_examples_was_compared() -> None:
+    record = measured("sft")
+    assert "the number of tokens of every step, the examples of the first," in " ".join(
+        train_section.render(record).split()
+    )
+    record["runs"]["trl"][0]["work"]["digests"] = ["a"]
+    assert "checked: the token ids of every step," in " ".join(train_section.render(record).split())
+
+
+def test_no_two_bars_have_the_same_name() -> None:
+    """Two of the same stage, model and dtype are told apart by LoRA's layers, data, machine or date."""
+    plain = measured("sft")
+    others = [
+        {**plain, "setting": {**plain["setting"], "layers": "last-10"}},
+        {**plain, "setting": {**plain["setting"], "data": "e"}},
+        {**plain, "machine": "another, 2 cores"},
+        {**plain, "date": "2020-01-01"},
+    ]
+    for other in others:
+        names = [name for name, _, _ in report.comparisons([plain, other])]
+        assert len(set(names)) == 2, names
+    assert [name for name, _, _ in report.comparisons([plain])] == ["SFT, m, float32"]
+    published = [name for name, _, _ in report.comparisons(results.load_all())]
+    assert len(set(published)) == len(published)
+
+
+def test_a_second_run_on_other_work_has_a_file_of_its_own() -> None:
+    assert growth.result_name("prompt", "x/gemma", "float32") == "growth-prompt-gemma-float32"
+    assert growth.result_name("startup", "x/gemma", "float32") == "growth-startup"
 
 
 def test_growth_is_rendered_and_drawn_from_its_points() -> None:
@@ -121,3 +235,23 @@ def test_layers_are_held_against_the_first_choice() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| last-10"))
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["last-10", "1,000", "1.625", "36", "2.50", "1.00"]
     assert text in report.page([record])
+
+
+def test_choices_of_layers_fit_the_depth() -> None:
+    assert layers.choices(30) == ["last-20", "last-10", "last-5"]
+    assert layers.choices(18) == ["last-12", "last-6", "last-3"]
+    assert layers.choices(2) == ["last-1"]
+
+
+def test_the_layers_of_a_shallow_model_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(command: list[str]) -> dict[str, Any]:
+        asked.append(command[-1])
+        versions = {"burnish": "0.1.0", "torch": "2", "transformers": "5"}
+        numbers = {"loss_before": 3.0, "loss": 1.0, "seconds": 1.0, "steps": 1, "trainable": 1, "threads": 1}
+        return {"layers": asked[-1], "depth": 18, "peak_rss_bytes": 1e9, "versions": versions, **numbers}
+
+    monkeypatch.setattr(layers, "run", run)
+    layers.measure(argparse.Namespace(model="m", dtype="float32", layers=None, results=tmp_path))
+    assert asked == ["all", "last-12", "last-6", "last-3"]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import run
 import train
-from common import work
+from common import machine, work
+from common.agreement import proof_problems
 from tests.stages.toy import make_model, make_pairs
 
 SETTING = {**train.SETTING, "batch": 4, "steps": 2, "max_length": 64, "data": "pairs"}
@@ -79,7 +84,9 @@ def test_padding_ends_no_response() -> None:
 
 def result(tokens: list[int], prompt_times: int, **more: Any) -> dict[str, Any]:
     did = {"tokens": tokens, "prompt_times": prompt_times, "optimiser_steps": len(tokens), "trainable_parameters": 60}
-    proof = {"loss": 0.5, "values": {"0": [-1.0, -2.0]}}
+    did["digests"] = ["a", "b"]
+    did["optimiser"] = [{"name": "AdamW", "lr": 1e-5, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0}]
+    proof = {"losses": [0.5, 0.4], "grad_norm": 2.0, "values": {"0": [-1.0, -2.0]}}
     return {"work": did, "proof": proof, "dtype": "float32", "threads": 2, **more}
 
 
@@ -90,11 +97,73 @@ def test_same_work_is_judged_from_the_examples() -> None:
     wrong = [
         result([10, 4], 1),
         result([10, 3], 1, threads=1),
-        result([10, 3], 1, proof={"loss": 0.6, "values": {"0": [-1.0, -2.0]}}),
+        result([10, 3], 1, proof={**own["proof"], "losses": [0.6, 0.4]}),
         {**own, "work": {**own["work"], "trainable_parameters": 61}},
+        {**own, "work": {**own["work"], "digests": ["a", "c"]}},  # as many tokens, but other ones
+        {**own, "work": {**own["work"], "optimiser": [{**own["work"]["optimiser"][0], "betas": [0.9, 0.999]}]}},
     ]
     for other in wrong:
         assert len(train.work_problems({"trl": [peer], "burnish": [other]}, setting, lengths)) == 1
+
+
+def test_the_proof_sees_the_gradient_and_what_is_made_of_it(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DPO's first loss is ln 2 whatever the gradient; with the backward pass or the optimiser broken it still is."""
+    import burnish.stages.dpo as dpo
+
+    order = work.read_setting(prepared)["order"]
+
+    def side() -> dict[str, Any]:
+        return train.ours(prepared, "float32")
+
+    found = side()
+    ids = json.loads((prepared / "examples.json").read_text(encoding="utf-8"))
+    steps = [[ids[i]["prompt"] + response for i in step for response in ids[i]["responses"]] for step in order]
+    assert found["work"]["digests"] == [train.digest(rows) for rows in steps]
+    assert train.digest([[1, 2], [3]]) == train.digest([[3], [1, 2]]) != train.digest([[1], [2, 3]])
+    assert found["proof"]["losses"][0] == pytest.approx(math.log(2), abs=1e-6)
+    assert len(found["proof"]["losses"]) == 3
+    [adam] = found["work"]["optimiser"]
+    assert adam["name"] == "AdamW"
+    assert [*adam["betas"], adam["lr"]] == [0.9, 0.99, 1e-5]
+    assert proof_problems(found["proof"], side()["proof"], "float32") == []
+
+    def problems() -> str:
+        return "; ".join(proof_problems(found["proof"], side()["proof"], "float32"))
+
+    logprobs = dpo.response_logprobs
+    with monkeypatch.context() as patch:  # values as they were, gradients of a hundredth more
+        patch.setattr(dpo, "response_logprobs", lambda *a, **k: _steeper(logprobs(*a, **k), 1.01))
+        assert "norm of the first step's gradient" in problems()
+    with monkeypatch.context() as patch:  # nothing is learned
+        patch.setattr(dpo, "response_logprobs", lambda *a, **k: _steeper(logprobs(*a, **k), 0.0))
+        assert "norm of the first step's gradient" in problems()
+    with monkeypatch.context() as patch:
+        patch.setattr("burnish.stages.loop.learning_rate", lambda *a: 1e-2)
+        other = side()
+        assert other["work"]["optimiser"] != found["work"]["optimiser"]
+        assert "the loss of step 2" in "; ".join(proof_problems(found["proof"], other["proof"], "float32"))
+
+
+def _steeper(found: Any, times: float) -> Any:
+    """The same log-probs, whose gradient is so many times as large."""
+    token = found.token
+    return replace(found, token=token.detach() + times * (token - token.detach()))
+
+
+def test_lora_starts_alike_on_both_sides(prepared: Path, tmp_path: Path) -> None:
+    """What the peer is given is what burnish's stage starts from: after no step A is still that."""
+    from safetensors.torch import load_file
+
+    import burnish as bn
+
+    setting = work.read_setting(prepared)
+    values = train.stage_settings(setting, prepared, tmp_path / "run", "float32", beforehand=False)
+    bn.train_dpo(bn.DPOConfig.parse({**values, "max_steps": 1, "learning_rate": 1e-30}))
+    start = load_file(prepared / "adapter.safetensors")
+    trained = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
+    assert start.keys() == trained.keys()
+    for name, value in start.items():
+        torch.testing.assert_close(trained[name], value, rtol=0.0, atol=1e-20)
 
 
 def test_rewards_are_proved_in_float32() -> None:
@@ -102,7 +171,7 @@ def test_rewards_are_proved_in_float32() -> None:
     assert not train.needs_float32_proof("reward", "float32")
     assert not train.needs_float32_proof("dpo", "bfloat16")
     setting, lengths = {"order": [[0], [1]]}, [(5, [3, 2]), (1, [1, 1])]
-    other = result([10, 3], 1, proof={"loss": 0.9, "values": {"0": [-9.0, -2.0]}})
+    other = result([10, 3], 1, proof={"losses": [0.9, 0.4], "grad_norm": 2.0, "values": {"0": [-9.0, -2.0]}})
     found = {"trl": [result([15, 4], 0)], "burnish": [other]}
     assert train.work_problems(found, setting, lengths)
     assert train.work_problems(found, setting, lengths, values=False) == []
@@ -119,13 +188,57 @@ def test_a_peer_is_installed_once_with_torch_first(tmp_path: Path) -> None:
 
 
 def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
-    shared = {"bench": tmp_path, "data": "pairs.jsonl", "models": ["a", "b"], "dtypes": ["float32", "bfloat16"]}
-    arguments = argparse.Namespace(**shared, rounds=1)
+    shared = {"bench": tmp_path, "data": ["pairs.jsonl"], "models": ["a", "b"], "dtypes": ["float32", "bfloat16"]}
+    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=True)
     for name in run.PEERS:
         (tmp_path / name).mkdir()
     done = {
         part: [command[2] for command in run.commands(part, arguments, lambda _: None)] for part in ("dpo", "sampling")
     }
     assert done["dpo"] == ["prepare", "compare", "compare"] * 2
+    dpo = run.commands("dpo", arguments, lambda _: None)
+    assert ["--peer-checkpointing" in command for command in dpo] == [False, True, True] * 2
     assert done["sampling"] == ["prepare", "compare", "compare"] * 2
     assert len(run.commands("growth", arguments, lambda _: None)) == len(run.GROWTHS)
+    arguments.data = ["x/pairs.jsonl", "starter/preferences"]
+    both = run.commands("dpo", arguments, lambda _: None)
+    folders = [command[command.index("--work") + 1] for command in both if "prepare" in command]
+    assert len(set(folders)) == len(folders) == 4, "a model and a data set have a directory of their own"
+
+
+def test_what_fails_stops_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DPO's second model can't be prepared and is not compared; layers fail; all the rest runs, and is written down."""
+    ran: list[str] = []
+
+    def execute(command: list[str]) -> SimpleNamespace:
+        words = " ".join(Path(word).name for word in command[1:])
+        ran.append(words)
+        fails = words.startswith(("train.py prepare dpo --work dpo-b", "layers.py measure --model a"))
+        return SimpleNamespace(returncode=int(fails))
+
+    monkeypatch.setattr(run.subprocess, "run", execute)
+    (tmp_path / "pairs.jsonl").touch()
+    given = ["--bench", str(tmp_path), "--data", str(tmp_path / "pairs.jsonl"), "--models", "a", "b"]
+    monkeypatch.setattr("sys.argv", ["run.py", *given, "--stages", "dpo", "layers"])
+    for name in run.PEERS:
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        run.main()
+    assert [line.partition(" --")[0] for line in ran if ".py" in line][-6:] == [
+        "train.py prepare dpo",
+        "train.py compare dpo",
+        "train.py prepare dpo",
+        "layers.py measure",
+        "layers.py measure",
+        "report.py",
+    ]
+    text = str(stopped.value)
+    assert text.startswith("2 of the commands failed")
+    assert ": train.py prepare dpo" in text.replace(str(run.HERE) + "/", "")
+    assert "layers.py measure --model" in text
+
+
+def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, has in (("avx2 amx_bf16", True), ("avx2 avx512_bf16", True), ("avx2 avx512f", False)):
+        monkeypatch.setattr(machine, "_cpuinfo", lambda flags=flags: {"flags": flags})
+        assert machine.multiplies_bfloat16() is has

@@ -1,0 +1,127 @@
+"""Sampling beside its peers: what both sides did, and in what."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sampling
+from common.agreement import token_problems
+from common.results import load_all
+from peers import hf_generate
+from tests.stages.toy import make_model, make_pairs
+
+SETTING = {"batch": 4, "prompt_tokens": 64, "new_tokens": 3, "proof_tokens": 2, "data": "pairs"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sampling")
+    setting = {**SETTING, "model": str(make_model(folder / "model"))}
+    sampling.prepare(folder / "work", str(make_pairs(folder / "pairs.jsonl")), setting)
+    return folder / "work"
+
+
+def result(**more: Any) -> dict[str, Any]:
+    proof = [[(5, -1.0), (7, -0.7)]] * 4
+    return {"work": {"prompts": 4, "new_tokens": [3]}, "dtype": "float32", "threads": 2, "proof": proof, **more}
+
+
+def test_a_cut_answer_is_no_proof() -> None:
+    whole = [[(5, -1.0), (7, -0.7)]]
+    for cut in ([[]], [[(5, -1.0)]]):
+        for both in ((whole, cut), (cut, whole), (cut, cut)):
+            [problem] = token_problems(*both, "float32", steps=2)
+            assert "1 answers are not of 2 tokens" in problem
+    assert token_problems([], [], "float32", steps=2) == ["0 and 0 prompts"]
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"threads": 1}, "threads: 2 in generate, 1 in burnish"),
+        ({"dtype": "bfloat16"}, "burnish computed in bfloat16, not in float32"),
+        ({"work": {"prompts": 4, "new_tokens": [2, 3]}}, "burnish did"),
+        ({"proof": [[(5, -1.0)]] * 4}, "4 answers are not of 2 tokens"),
+    ],
+)
+def test_what_the_sides_did_not_do_alike_is_said(own: dict[str, Any], said: str) -> None:
+    assert sampling.work_problems({"transformers": [result()], "burnish": [result()]}, SETTING, "float32") == []
+    [problem] = sampling.work_problems({"transformers": [result()], "burnish": [result(**own)]}, SETTING, "float32")
+    assert said in problem
+
+
+def test_the_dtype_is_that_of_the_computation(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the argument: with a model that comes in another dtype than it was asked for, our side says so."""
+    import burnish.models.loading as loading
+
+    assert sampling.ours(prepared, "bfloat16", 1)["dtype"] == "bfloat16"
+    load = loading.load_model
+    monkeypatch.setattr(
+        loading, "load_model", lambda name, **settings: load(name, **{**settings, "dtype": torch.float32})
+    )
+    found = sampling.ours(prepared, "bfloat16", 1)
+    assert found["dtype"] == "float32"
+    assert found["work"] == {"prompts": 4, "new_tokens": [3]}
+
+
+def test_generate_gives_the_same_proof(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer's own function, on the same prompts."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    setting = json.loads((prepared / "setting.json").read_text(encoding="utf-8"))
+    prompts = json.loads((prepared / "prompts.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(setting["directory"], padding_side="left")
+    tokenizer.pad_token = setting["pad_token"]
+    model = AutoModelForCausalLM.from_pretrained(setting["directory"], dtype=torch.float32)
+    model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)
+    dtypes = hf_generate.note_dtypes(model)
+    inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+    generate, asked = model.generate, []
+    monkeypatch.setattr(model, "generate", lambda **more: (asked.append(more), generate(**more))[1])
+    proof = hf_generate.greedy(model, inputs, 2)
+    assert dtypes == {"float32"}
+    assert not {"output_logits", "output_scores"} & asked[0].keys(), "logits of several steps are memory of the peer's"
+    with torch.no_grad():
+        logits = model(**inputs, position_ids=(inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)).logits[:, -1]
+    value, token = torch.log_softmax(logits.double(), -1).max(-1)
+    assert [answer[0][0] for answer in proof] == token.tolist()
+    assert [answer[0][1] for answer in proof] == pytest.approx(value.tolist(), abs=1e-5)
+    assert token_problems(proof, sampling.ours(prepared, "float32", 1)["proof"], "float32", steps=2) == []
+
+
+def test_answers_in_bfloat16_are_proved_in_float32(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A logit of 40 is rounded to 0.25 in bfloat16: the two sides' log-probs differ by more than a proof allows, and
+    the comparison is made all the same, on the strength of a run in float32."""
+    coarse = float(torch.tensor(40.1, dtype=torch.bfloat16))
+    assert abs(coarse - 40.1) > 4 * 0.02
+    assert sampling.needs_float32_proof("bfloat16")
+    assert not sampling.needs_float32_proof("float32")
+    ran: list[tuple[str, str]] = []
+
+    def run(command: list[str]) -> dict[str, Any]:
+        if "--dtype" not in command:
+            return {"float32": 1e9, "bfloat16": 1e9}
+        dtype = command[command.index("--dtype") + 1]
+        side = "burnish" if "ours" in command else "transformers"
+        ran.append((side, dtype))
+        nats = coarse - 40.1 if (side, dtype) == ("transformers", "bfloat16") else 0.0
+        costs = {"seconds": [1.0], "seconds_per_call": 1.0, "peak_rss_bytes": 1e9, "load": 0.0}
+        proof = [[(5, -1.0 + nats), (7, -0.7)]] * 4
+        return result(dtype=dtype, proof=proof, versions={side: "1"}, **costs)
+
+    for module in ("common.rounds.run", "sampling.run"):
+        monkeypatch.setattr(module, run)
+    given = {"work": prepared, "peer_python": "python", "vllm_python": None, "repeats": 2, "rounds": 1}
+    sampling.compare(argparse.Namespace(**given, dtype="bfloat16", results=tmp_path))
+    assert ran == [(side, dtype) for dtype in ("float32", "bfloat16") for side in ("transformers", "burnish")]
+    [record] = load_all(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["sampling-model-pairs-4-bfloat16.json"], "data in its name"
+    assert "greedily and in float32, before the rounds" in " ".join(sampling.render(record).split())
