@@ -239,3 +239,9 @@ def test_full_fine_tuning_trains_copies_and_leaves_the_frozen_ones(
     )
     assert torch.isfinite(critic(input_ids=torch.tensor([[1, 9, 11]])).logits).all()
     AutoModelForCausalLM.from_pretrained(result.model)
+
+
+def test_an_ensemble_s_rule_for_a_single_member_is_refused(tmp_path: Path) -> None:
+    reward = make_reward(make_base(tmp_path / "base"), tmp_path / "rm", members=2, holdout=True)
+    with pytest.raises(ConfigError, match="has one that rewards"):
+        train_ppo(ppo_config(tmp_path, reward=str(reward), ensemble="worst"))

@@ -79,6 +79,12 @@ class Rewarder:
         examples: Mapping[str, Example],
         functions: Mapping[str, RewardFunction],
     ) -> None:
+        if config.ensemble != "mean" and len(cast.scorers) == 1:
+            raise ConfigError(
+                f"{config.ensemble} compares the members of an ensemble: {config.reward} has one that rewards",
+                where="ensemble",
+                fix="train more members (burnish reward --members 3), or leave ensemble away",
+            )
         self.config, self.ground = config, cast.ground
         self.examples, self.functions = examples, functions
         self.moments = RunningMoments()

@@ -202,6 +202,8 @@ def _critic(config: PPOConfig, ground: Ground, scorers: Sequence[Scorer], consol
     else:
         copy_adapter(model, source, CRITIC, layers=config.lora.layers)
     role = backbone.role(CRITIC)
+    if first is None and scorers:
+        console.print("the critic starts from the policy with values of 0: the reward model stands on another base")
     if first is None or config.critic_head == "zero":
         return Scorer(role, _zero_head(backbone))
     return Scorer(role, nn.Parameter(first.head.detach().clone()))
