@@ -57,10 +57,10 @@ def weighed(hidden: Sequence[Tensor], batch: GroupBatch) -> Tensor:
     return total
 
 
-def assert_near(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_near(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12) -> None:
     assert got.keys() == expected.keys()
     for name, e in expected.items():
-        assert (got[name] - e).abs().max() <= 1e-12 * max(1.0, float(e.abs().max())), name
+        assert (got[name] - e).abs().max() <= tolerance * max(1.0, float(e.abs().max())), name
 
 
 def layer_with(dropout: dict[str, float]) -> LoRALinear:
