@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from burnish.data.groups import GroupBatch, Layout, PromptGroup, Response, collate
 from burnish.errors import ModelError
-from burnish.models.attention import ATTENTION_NAME, AttentionPlan, GroupPlan, register_attention
+from burnish.models.attention import (
+    ATTENTION_NAME,
+    AttentionPlan,
+    GroupPlan,
+    register_attention,
+    stock_attention,
+    supports_shared_layout,
+)
 from burnish.models.config import Compute
 from burnish.models.layers import allow_parts, checkpoint_layers, only_below, only_from
 from burnish.models.lora import adapter_names, adapter_parameters, backbone_parameters
@@ -30,7 +37,6 @@ from burnish.models.turned import allow_turning
 from burnish.ops.logprobs import OutputHead, token_logprobs
 
 PROBE = PromptGroup((5, 7, 11), (Response.full((13, 17, 19)), Response.full((23, 29))))
-MASKABLE_LAYERS = {"full_attention", "sliding_attention"}
 _FAST = "_burnish_fast"
 
 
@@ -220,7 +226,7 @@ class Backbone:
     def _own_logprobs(self, probe: PromptGroup) -> Tensor:
         """The probe's log-probs from the model's own forward, a row a response, with its own attention."""
         attention = self.config._attn_implementation
-        self.model.set_attn_implementation(_stock_attention(self.model))  # type: ignore[operator]
+        self.model.set_attn_implementation(stock_attention(self.model))  # type: ignore[operator]
         found = []
         for response in probe.responses:
             ids = torch.tensor([probe.prompt + response.ids], device=self.device)
@@ -235,7 +241,7 @@ class Backbone:
 
     def _use_layout(self, layout: Layout) -> None:
         self.layout = layout
-        name = ATTENTION_NAME if layout == "shared" else _stock_attention(self.model)
+        name = ATTENTION_NAME if layout == "shared" else stock_attention(self.model)
         self.model.set_attn_implementation(name)  # type: ignore[operator]
 
     @property
@@ -391,27 +397,6 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
         hidden = backbone.hidden_states(read.repeated(len(places)), route)
         found.update(zip(places, hidden.split(rows), strict=True))
     return [found[place] for place in range(len(roles))]
-
-
-def _stock_attention(model: nn.Module) -> str:
-    """The attention of transformers that a model runs with when burnish's does not hold it."""
-    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
-
-
-def supports_shared_layout(model: nn.Module) -> bool:
-    """Whether all layers attend through transformers' attention interface, so that they can be masked per token.
-
-    Recurrent and linear-attention layers, and models with attention code of their own, can't; they get a row a
-    response.
-    """
-    config: Any = model.config
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or [])
-    return bool(
-        getattr(model, "_supports_attention_backend", False)
-        and not getattr(model, "_is_stateful", False)
-        and kinds <= MASKABLE_LAYERS
-    )
 
 
 def freeze(parameters: Mapping[str, nn.Parameter]) -> None:
