@@ -6,8 +6,9 @@ the size of what is right: |found - right| / max |right|, the worst over all ele
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,9 +16,14 @@ from torch import Tensor
 
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.models.attention import AttentionPlan, CachePlan, GroupPlan, group_attention
-from burnish.models.lora import LoRAConfig, adapter_parameters, inject, lora_layers
+from burnish.models.config import Compute
+from burnish.models.lora import LoRAConfig, adapter_parameters, copy_adapter, inject, lora_layers
 from burnish.models.lowrank import lora_linear
-from burnish.models.roles import Backbone
+from burnish.models.norms import fuse_norms
+from burnish.models.roles import Backbone, ResponseLogps, freeze, hidden_of
+from burnish.models.trunk import Trunk
+from burnish.ops import logprobs
+from burnish.ops.entropy import token_entropy
 from burnish.ops.logprobs import OutputHead, token_logprobs
 from burnish.rollout.sampler import SamplingParams, sample
 
@@ -25,6 +31,8 @@ ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """float32 rounds to 6e-8, bfloat16 to 4e-3; sums of hundreds of terms are a few times as far off."""
 NATS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Of log-probs, which stand on logits of size 10."""
+STEP = {torch.float32: 2e-5, torch.bfloat16: 1e-1}
+"""Of a whole step's loss and gradients, by their norm: three layers there and back."""
 SHAPE: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -55,10 +63,12 @@ def checks(device: str, dtypes: Sequence[torch.dtype] = tuple(ALLOWED)) -> Itera
     """All comparisons on a device."""
     for dtype in dtypes:
         for name, worst, allowed in (
-            *_logprobs(device, dtype),
+            *_vocabulary(device, dtype),
+            *_norm(device, dtype),
             *_lora(device, dtype),
             *_attention(device, dtype),
             *_sampler(device, dtype),
+            *_step(device, dtype),
         ):
             yield Check(name, str(dtype).removeprefix("torch."), worst, allowed)
 
@@ -76,29 +86,57 @@ def _leaves(device: str, dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
     return [tensor.detach().to(device, dtype).requires_grad_() for tensor in tensors]
 
 
-def _logprobs(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
-    """`token_logprobs` over several tiles, with trainable rows: values, and gradients of hidden states and rows."""
-    generator = torch.Generator().manual_seed(0)
-    hidden, weight, rows = (_random(generator, dtype, n, 64) for n in (1200, 9000, 3))
-    targets = torch.randint(0, 9000, (1200,), generator=generator)
-    ids = torch.tensor([2, 77, 8999])
+def several_tiles(device: str) -> tuple[int, int]:
+    """(tokens, vocabulary) of more than two tiles each on a device, the last of them uneven."""
+    factor = logprobs.CUDA_FACTOR if torch.device(device).type == "cuda" else 1
+    return 2 * logprobs.TOKEN_TILE * factor + 3, 2 * logprobs.VOCAB_TILE * factor + 5
+
+
+def _vocabulary(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+    """`token_logprobs` and `token_entropy` over several tiles, with trainable rows: values, and gradients of hidden
+    states and rows."""
+    generator, (n, size) = torch.Generator().manual_seed(0), several_tiles(device)
+    hidden, weight, rows = (_random(generator, dtype, count, 64) for count in (n, size, 3))
+    targets, ids = torch.randint(0, size, (n,), generator=generator), torch.tensor([2, 77, size - 1])
     targets[:3] = ids
-    up = torch.randn(1200, generator=generator, dtype=torch.float64)
-    hidden, rows = hidden.requires_grad_(), rows.requires_grad_()
-    whole = weight.index_copy(0, ids, rows)
-    right = torch.log_softmax(hidden @ whole.T / 8, -1).gather(1, targets.unsqueeze(1)).squeeze(1)
-    (right * up).sum().backward()
-    own, own_rows = _leaves(device, dtype, hidden, rows)
-    head = OutputHead(weight.to(device, dtype), scale=1 / 8, row_ids=ids.to(device), rows=own_rows)
-    found = token_logprobs(own, head, targets.to(device))
-    (found * up.to(device, found.dtype)).sum().backward()
-    assert hidden.grad is not None
-    assert rows.grad is not None
-    assert own.grad is not None
-    assert own_rows.grad is not None
-    yield "log-probs", float((found.detach().cpu().double() - right.detach()).abs().max()), NATS[dtype]
-    yield "log-probs, gradient of the hidden states", _off(own.grad, hidden.grad), ALLOWED[dtype]
-    yield "log-probs, gradient of trainable rows", _off(own_rows.grad, rows.grad), ALLOWED[dtype]
+    up = torch.randn(n, generator=generator, dtype=torch.float64)
+    leaves = [hidden.requires_grad_(), rows.requires_grad_()]
+    log_p = torch.log_softmax(hidden @ weight.index_copy(0, ids, rows).T / 8, -1)
+    own = _leaves(device, dtype, hidden, rows)
+    head = OutputHead(weight.to(device, dtype), scale=1 / 8, row_ids=ids.to(device), rows=own[1])
+    right = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
+    cases = {
+        "log-probs": (right, token_logprobs(own[0], head, targets.to(device))),
+        "entropy": (-(log_p.exp() * log_p).sum(-1), token_entropy(own[0], head)),
+    }
+    for name, (right, found) in cases.items():
+        wanted = torch.autograd.grad((right * up).sum(), leaves, retain_graph=True)
+        got = torch.autograd.grad((found * up.to(device, found.dtype)).sum(), own)
+        yield name, float((found.detach().cpu().double() - right.detach()).abs().max()), NATS[dtype]
+        for what, ours, theirs in zip(("the hidden states", "trainable rows"), got, wanted, strict=True):
+            yield f"{name}, gradient of {what}", _off(ours, theirs), ALLOWED[dtype]
+
+
+def _norm(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+    """RMSNorm as one node: values, and gradients of input and weight."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    generator = torch.Generator().manual_seed(4)
+    x, weight, up = (_random(generator, dtype, *shape) for shape in ((300, 256), (256,), (300, 256)))
+    leaves = [x.requires_grad_(), weight.requires_grad_()]
+    right = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+    right.backward(up)
+    layer = LlamaRMSNorm(256, eps=1e-6)
+    layer.weight = torch.nn.Parameter(_leaves(device, dtype, weight)[0])
+    assert fuse_norms(layer) == 1
+    own = [*_leaves(device, dtype, x), layer.weight]
+    found = layer(own[0])
+    found.backward(up.to(device, dtype))
+    yield "RMSNorm", _off(found, right.detach()), ALLOWED[dtype]
+    for name, ours, theirs in zip(("the input", "the weight"), own, leaves, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        yield f"RMSNorm, gradient of {name}", _off(ours.grad, theirs.grad), ALLOWED[dtype]
 
 
 def _lora(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
@@ -189,6 +227,63 @@ def _sampler(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, floa
                 right = torch.log_softmax(logits, -1).gather(1, torch.tensor(one.ids).unsqueeze(1)).squeeze(1)
                 worst = max(worst, float((torch.tensor(one.logprobs, dtype=torch.float64) - right).abs().max()))
         yield f"sampler, {how}", worst, NATS[dtype]
+
+
+def _step(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+    """A training step: loss and gradients of an adapter, against the plain path in float64."""
+    found, right = _step_of(device, dtype, dtype, "fast"), _step_of("cpu", torch.float64, dtype, "plain")
+    for name, wanted in right.items():
+        apart = (found[name].detach().cpu().double() - wanted).norm() / wanted.norm()
+        yield f"training step, {name}", float(apart), STEP[dtype]
+
+
+def _step_of(device: str, dtype: torch.dtype, rounded: torch.dtype, compute: Compute) -> dict[str, Tensor]:
+    """DPO's loss, and its gradients, of a policy that trains in the upper layers, beside the reference on its trunk.
+
+    Args:
+        device: where it is computed.
+        dtype: of the weights and the activations.
+        rounded: what the weights are rounded to before.
+        compute: whether fast paths are taken.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).to(rounded).to(device, dtype)
+    generator = torch.Generator().manual_seed(3)
+
+    def moved(parameters: Iterable[Tensor]) -> None:
+        for parameter in parameters:
+            parameter.detach().add_(0.05 * torch.randn(parameter.shape, generator=generator).to(device))
+
+    inject(model, "start", LoRAConfig(rank=4), seed=0)
+    for parameter in adapter_parameters(model, "start").values():
+        parameter.detach().zero_()  # A is drawn in its own dtype, and would be another one in float64
+    moved(adapter_parameters(model, "start").values())
+    copy_adapter(model, "start", "policy", layers="last-2")
+    freeze(adapter_parameters(model, "start"))
+    moved(p for p in adapter_parameters(model, "policy").values() if p.requires_grad)
+    backbone = Backbone(model, compute=compute)
+    roles = [backbone.role("policy"), backbone.role("start")]
+    draw = iter(torch.randint(3, 1000, (1000,), generator=generator).tolist())
+    groups = [
+        PromptGroup(tuple(islice(draw, prompt)), tuple(Response.full(tuple(islice(draw, n))) for n in both))
+        for prompt, both in ((90, (40, 30)), (130, (25, 60)))
+    ]
+    batch = collate(groups, layout=backbone.layout).to(device)
+    if compute == "fast":
+        trunk = Trunk.shared_by(roles)
+        assert trunk is not None
+        batch = trunk.attached(batch, groups)
+    sums = []
+    for role, states in zip(roles, hidden_of(roles, batch), strict=True):
+        hidden = states.reshape(-1, states.shape[-1]).index_select(0, batch.predictors)
+        sums.append(ResponseLogps(token_logprobs(hidden, role.head(), batch.targets), batch.response_of, 4).summed())
+    ratio = (sums[0] - sums[1].detach()).reshape(-1, 2)
+    loss = -torch.nn.functional.logsigmoid(0.1 * (ratio[:, 0] - ratio[:, 1])).mean()
+    loss.backward()
+    gradients = {f"gradient of {name}": p.grad for name, p in roles[0].trained().items() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients}
 
 
 def _exact_model(backbone: Backbone) -> Any:

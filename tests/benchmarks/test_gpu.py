@@ -17,9 +17,11 @@ import gpu_check
 import ppo
 import report
 import train
+from burnish.models import norms
 from common import results, work
 from common.flops import ModelSize, full_flops
 from common.synthetic import WORDS, make_model, make_pairs, make_tokenizer
+from tests.fast_paths import TRAINING, counted
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = {
@@ -330,16 +332,65 @@ def test_without_a_gpu_the_script_says_so_and_measures_nothing(tmp_path: Path) -
 # ---- correctness, on the device that is at hand ----
 
 
+@pytest.fixture
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check.logprobs, "TOKEN_TILE", 16)
+    monkeypatch.setattr(gpu_check.logprobs, "VOCAB_TILE", 128)
+
+
+@pytest.mark.usefixtures("_small_tiles")
 def test_the_checks_pass_on_a_cpu_and_are_complete() -> None:
-    found = list(gpu_check.checks("cpu", [torch.float32]))
+    with counted() as paths:
+        found = list(gpu_check.checks("cpu", [torch.float32]))
     assert all(check.passed for check in found), [check for check in found if not check.passed]
     names = " ".join(check.name for check in found)
-    for path in ("log-probs", "LoRA, gradient of A", "shared prompts, window", "one new token", "sampler, merged"):
+    for path in ("log-probs", "entropy, gradient of the hidden states", "RMSNorm, gradient of the weight"):
         assert path in names
+    for path in ("LoRA, gradient of A", "shared prompts, window", "one new token", "sampler, merged"):
+        assert path in names
+    steps = [name for name in names.split("training step, ") if name.startswith("gradient of model.layers.")]
+    assert len(steps) == 2 * 7 * 2, "A and B of seven matrices in the two layers that train"
+    # What a GPU takes: blocks of attention, tiles of logits and turned products are a CPU's.
+    assert TRAINING.keys() - paths.keys() <= {"attention in blocks", "kept trunk"}
 
 
-def test_a_wrong_result_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gpu_check.lora_linear
-    monkeypatch.setattr(gpu_check, "lora_linear", lambda *a: right(*a) * 1.0001)
-    assert not all(off <= allowed for _, off, allowed in gpu_check._lora("cpu", torch.float32))
+def test_sizes_are_several_tiles_on_a_gpu_too() -> None:
+    n, size = gpu_check.several_tiles("cuda")
+    assert n > 2 * 2048
+    assert size > 2 * 16_384
+    assert gpu_check.logprobs.VOCAB_TILE * gpu_check.logprobs.CUDA_FACTOR == 16_384
+    assert gpu_check.logprobs.TOKEN_TILE * gpu_check.logprobs.CUDA_FACTOR == 2048
+
+
+@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.parametrize(
+    ("check", "name"),
+    [
+        ("_lora", "lora_linear"),
+        ("_vocabulary", "token_logprobs"),
+        ("_vocabulary", "token_entropy"),
+        ("_step", "token_logprobs"),
+    ],
+)
+def test_a_wrong_result_does_not_pass(check: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(gpu_check, name)
+    monkeypatch.setattr(gpu_check, name, lambda *a: right(*a) * (1.0 if a[0].dtype == torch.float64 else 1.001))
+    assert not all(off <= allowed for _, off, allowed in getattr(gpu_check, check)("cpu", torch.float32))
+
+
+def test_not_a_number_does_not_pass() -> None:
     assert not gpu_check.Check("a", "float32", float("nan"), 1e-5).passed
+
+
+@pytest.mark.parametrize("what", ["output", "gradient"])
+def test_a_wrong_norm_does_not_pass(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "forward" if what == "output" else "backward"
+    right = getattr(norms._RMSNorm, name)
+
+    def wrong(ctx: Any, *arguments: Any) -> Any:
+        out = right(ctx, *arguments)
+        return out * 1.001 if what == "output" else (out[0] * 1.001, *out[1:])
+
+    monkeypatch.setattr(norms._RMSNorm, name, staticmethod(wrong))
+    monkeypatch.setattr(norms, "_offset", lambda module, eps: 0.0)
+    assert not all(off <= allowed for _, off, allowed in gpu_check._norm("cpu", torch.float32))

@@ -13,9 +13,17 @@ from torch.overrides import TorchFunctionMode
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import ModelError
 from burnish.models.roles import Backbone, response_logprobs
+from burnish.ops import logprobs
 from tests.models.families import FAMILIES, tiny
 
 TOLERANCE = 1e-9
+
+
+@pytest.fixture(autouse=True)
+def _several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tokens and of the vocabulary of 97, with an uneven last one."""
+    monkeypatch.setattr(logprobs, "TOKEN_TILE", 5)
+    monkeypatch.setattr(logprobs, "VOCAB_TILE", 20)
 
 
 class TrueFloat64(TorchFunctionMode):
@@ -117,7 +125,7 @@ def test_other_groups_in_the_batch_and_padding_change_nothing(family: str) -> No
     assert torch.allclose(together, alone, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("family", ["gemma3", "llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointing_gives_the_same_gradients(family: str) -> None:
     plain, saving = tiny(family, dtype=torch.float64), tiny(family, dtype=torch.float64)
     batch = collate(groups())

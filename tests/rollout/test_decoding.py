@@ -9,6 +9,7 @@ from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import ConfigError
 from burnish.models import merged
 from burnish.models.attention import CachePlan, group_attention
+from burnish.models.blocks import LEAST_TOKENS
 from burnish.models.lora import LoRAConfig, adapter_parameters, inject, lora_layers
 from burnish.models.merged import merge_pays, merged_bytes, merged_weights
 from burnish.models.roles import Backbone, Role, response_logprobs
@@ -16,7 +17,9 @@ from burnish.ops.logprobs import OutputHead
 from burnish.rollout import decoding, drawing
 from burnish.rollout.drawing import Projection
 from burnish.rollout.sampler import Sample, SamplingParams, route_of, sample
+from tests.fast_paths import counted
 from tests.models.families import FAMILIES, WINDOW, tiny
+from tests.models.test_core import TrueFloat64
 
 STOP = (5, 6, 7, 8, 9, 20, 21)
 SAMPLED = SamplingParams(max_new_tokens=12, seed=11, stop_ids=STOP)
@@ -64,6 +67,23 @@ def test_fast_is_plain(family: str, dtype: torch.dtype, tolerance: float) -> Non
                 assert ours.ids == theirs.ids
                 assert ours.finished == theirs.finished
                 assert ours.logprobs == pytest.approx(theirs.logprobs, rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral"])
+def test_long_prompts_behind_a_window_are_read_in_blocks(family: str) -> None:
+    """At the thresholds as they are; against transformers' own attention, a prompt at a time."""
+    generator = torch.Generator().manual_seed(2)
+    long = [torch.randint(3, 97, (n,), generator=generator).tolist() for n in (LEAST_TOKENS + 20, LEAST_TOKENS + 3)]
+    drawn = {}
+    for compute in ("fast", "plain"):
+        model = tiny(family, dtype=torch.float64, max_position_embeddings=512)
+        role = Backbone(model, compute=compute).role()  # type: ignore[arg-type]
+        with counted() as paths, TrueFloat64():
+            drawn[compute] = [s for (s,) in sample(role, long, SamplingParams(max_new_tokens=6, seed=11))]
+        assert ("attention in blocks" in paths) == (compute == "fast")
+    for ours, theirs in zip(drawn["fast"], drawn["plain"], strict=True):
+        assert ours.ids == theirs.ids
+        assert ours.logprobs == pytest.approx(theirs.logprobs, rel=0, abs=1e-9)
 
 
 def test_the_adapter_matters_to_what_is_compared() -> None:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from burnish.cli.console import field_line, results
 from burnish.cli.options import Whole, flag, parse_flags, parse_models
 from burnish.errors import ConfigError
-from burnish.models.config import Precision
+from burnish.models.config import Compute, Precision
 from burnish.pipeline.report_config import ReportConfig
 
 
@@ -27,6 +27,7 @@ def report(
     seed: Whole = 0,
     dtype: Precision = "auto",
     device: str = "auto",
+    compute: Compute = "fast",
     topic_judge: str | None = None,
     lm_eval: str | None = None,
     lm_eval_path: str | None = None,
@@ -66,6 +67,8 @@ def report(
         Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster.
     device
         `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
+    compute
+        `plain` takes none of the fast paths: slow, to compare with.
     topic_judge
         The base model that says which conversation makes an answer most likely: a name from the report, or any model.
         The report's first raw model if not given.
@@ -110,6 +113,7 @@ def report(
             "seed": seed,
             "dtype": dtype,
             "device": device,
+            "compute": compute,
             "topic_judge": topic_judge,
             "lm_eval": lm_eval or (),
             "lm_eval_path": lm_eval_path,

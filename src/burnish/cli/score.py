@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from burnish.cli.console import field_line, messages, results
 from burnish.cli.options import Whole, parse_map
-from burnish.models.config import Precision
+from burnish.models.config import Compute, Precision
 
 if TYPE_CHECKING:
     from burnish.stages.score import Scored
@@ -34,6 +34,7 @@ def score(
     micro_batch_tokens: Whole = 4096,
     dtype: Precision = "auto",
     device: str = "auto",
+    compute: Compute = "fast",
 ) -> None:
     """Let a reward model score responses: pairs, or prompts with one response each.
 
@@ -65,6 +66,8 @@ def score(
         Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster.
     device
         `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
+    compute
+        `plain` takes none of the fast paths: slow, to compare with.
     """
     from burnish.stages.score import score_data
 
@@ -82,6 +85,7 @@ def score(
         micro_batch_tokens=micro_batch_tokens,
         dtype=dtype,
         device=device,
+        compute=compute,
         console=messages(),
     )
     _show(scored)

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from burnish.cli.console import messages, results
 from burnish.cli.options import Whole, parse_models
 from burnish.errors import ConfigError
-from burnish.models.config import Precision
+from burnish.models.config import Compute, Precision
 from burnish.stages.run import model_of
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Loading:
     """Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    compute: Compute = "fast"
+    """`plain` takes none of the fast paths: slow, to compare with."""
 
 
 _SAMPLING, _LOADING = Sampling(), Loading()
@@ -141,6 +143,7 @@ def _speakers(models: Sequence[str], loading: Loading) -> list[Speaker]:
         dtype=pick_dtype(loading.dtype, device),
         device=str(device),
         template=loading.template,
+        compute=loading.compute,
         echo=lambda line: messages().print(line, markup=False),
     )
 

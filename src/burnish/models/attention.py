@@ -21,6 +21,7 @@ from burnish.errors import ModelError
 from burnish.models.blocks import Block, block_attention, blocks_of
 
 ATTENTION_NAME = "burnish"
+_MASKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class AttentionPlan(Protocol):
@@ -245,3 +246,24 @@ def register_attention() -> None:
 
     if ATTENTION_NAME not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, group_attention)
+
+
+def stock_attention(model: nn.Module) -> str:
+    """The attention of transformers that a model runs with when burnish's does not hold it."""
+    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+
+
+def supports_shared_layout(model: nn.Module) -> bool:
+    """Whether all layers attend through transformers' attention interface, so that they can be masked per token.
+
+    Recurrent and linear-attention layers, and models with attention code of their own, can't; they get a row a
+    response.
+    """
+    config: Any = model.config
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or [])
+    return bool(
+        getattr(model, "_supports_attention_backend", False)
+        and not getattr(model, "_is_stateful", False)
+        and kinds <= _MASKABLE_LAYERS
+    )

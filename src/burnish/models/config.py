@@ -13,6 +13,9 @@ from burnish.config import Config
 ALL_LINEAR = "all-linear"
 ALL_LAYERS = "all"
 Precision = Literal["auto", "bfloat16", "float32"]
+Compute = Literal["fast", "plain"]
+"""How a model's passes are computed. `plain` is without any fast path, for comparison: docs/architecture.md has what is
+left out."""
 
 
 class LoRAConfig(Config):

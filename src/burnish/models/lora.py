@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from burnish.errors import AdapterError, ModelError, suggest
 from burnish.models.config import ALL_LAYERS, ALL_LINEAR, LoRAConfig
 from burnish.models.layers import trained_paths
-from burnish.models.lowrank import Span, lora_linear
+from burnish.models.lowrank import Span, lora_linear, plain_lora_linear
 from burnish.models.routing import Route, current_route
 from burnish.models.token_rows import (
     TokenRowsEmbedding,
@@ -101,7 +101,8 @@ class LoRALinear(nn.Module):
             return result
         # Under autocast a weight may be wider than its input; the product is then of the weight's width.
         with torch.autocast(x.device.type, enabled=False):
-            return lora_linear(x.to(self.weight.dtype), self.weight, self.bias, tuple(spans), parts)
+            product = plain_lora_linear if route.plain else lora_linear
+            return product(x.to(self.weight.dtype), self.weight, self.bias, tuple(spans), parts)
 
 
 def _rows_of_parts(x: Tensor, route: Route) -> list[tuple[slice | None, str | None]]:

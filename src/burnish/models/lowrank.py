@@ -36,6 +36,19 @@ def lora_linear(
     return y
 
 
+def plain_lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    spans: tuple[Span, ...],
+    parts: list[tuple[Tensor, Tensor, Tensor | None]],
+) -> Tensor:
+    """`lora_linear` for one adapter on all rows, its gradients left to autograd; to compare with."""
+    ((_, scale),), ((a, b, keep),) = spans, parts
+    inner = F.linear(x if keep is None else x * keep, a.to(weight.dtype))
+    return F.linear(x, weight, bias) + scale * F.linear(inner, b.to(weight.dtype))
+
+
 class _LoRAFunction(torch.autograd.Function):
     """The frozen product is one over all rows; each part's low-rank term is added in place to its own.
 

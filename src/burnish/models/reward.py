@@ -29,6 +29,7 @@ from burnish.data.templates import ChatTemplate
 from burnish.errors import ModelError
 from burnish.files import write_json
 from burnish.models.adapters import HEAD, load_adapter_with_head, save_adapter
+from burnish.models.config import Compute
 from burnish.models.gguf import Echo
 from burnish.models.heads import Scorer
 from burnish.models.loading import ModelSource, load_model, resolve_model
@@ -150,6 +151,7 @@ def load_reward_model(
     echo: Echo = print,
     onto: Backbone | None = None,
     prefix: str = "reward",
+    compute: Compute = "fast",
 ) -> RewardModel:
     """Load what the stage reward left: one member, or an ensemble on one backbone.
 
@@ -161,6 +163,7 @@ def load_reward_model(
         onto: a backbone of the plain model that the members' adapters stand on (see `base_of`);
             they are added to it, and nothing else is loaded. The tokenizer is then the reward model's own.
         prefix: the adapters are called PREFIX-1, PREFIX-2, ...
+        compute: of a backbone that is made here.
 
     Raises:
         ModelError: not a reward model, or its base can't be found.
@@ -178,11 +181,11 @@ def load_reward_model(
     template = resolve_template(tokenizer, "auto")
     install_template(template, tokenizer)
     if source.adapter is None:
-        backbone = Backbone(model)
+        backbone = Backbone(model, compute=compute)
         scorers = [Scorer(backbone.role(None), _parameter(_classifier_head(members[0]), backbone))]
     else:
         heads = _load_members(model, members, source, prefix)
-        backbone = onto or Backbone(model)
+        backbone = onto or Backbone(model, compute=compute)
         scorers = [Scorer(backbone.role(name), _parameter(head, backbone)) for name, head in heads.items()]
         for scorer in scorers:
             freeze(scorer.role.parameters())

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from burnish.data.groups import GroupBatch, Layout, PromptGroup, Response, collate
 from burnish.errors import ModelError
-from burnish.models.attention import ATTENTION_NAME, AttentionPlan, GroupPlan, register_attention
+from burnish.models.attention import (
+    ATTENTION_NAME,
+    AttentionPlan,
+    GroupPlan,
+    register_attention,
+    stock_attention,
+    supports_shared_layout,
+)
+from burnish.models.config import Compute
 from burnish.models.layers import allow_parts, checkpoint_layers, only_below, only_from
 from burnish.models.lora import adapter_names, adapter_parameters, backbone_parameters
 from burnish.models.norms import fuse_norms
@@ -29,7 +37,7 @@ from burnish.models.turned import allow_turning
 from burnish.ops.logprobs import OutputHead, token_logprobs
 
 PROBE = PromptGroup((5, 7, 11), (Response.full((13, 17, 19)), Response.full((23, 29))))
-MASKABLE_LAYERS = {"full_attention", "sliding_attention"}
+_FAST = "_burnish_fast"
 
 
 class Backbone:
@@ -40,27 +48,50 @@ class Backbone:
         compute_dtype: the dtype of activations. When it differs from the weights' (full fine-tuning keeps fp32
             weights and computes in bf16), the forward runs under autocast.
         checkpointing: compute each layer's activations again in backward instead of keeping them.
+        compute: `plain` for a row a response, transformers' own attention and norms, whole logits, adapters left to
+            autograd, a pass a role and no trunk: for comparison.
+
+    Raises:
+        ModelError: the model's log-probs come out wrong, or a fast backbone has changed it that is to be plain now.
     """
 
     def __init__(
-        self, model: nn.Module, *, compute_dtype: torch.dtype | None = None, checkpointing: bool = False
+        self,
+        model: nn.Module,
+        *,
+        compute_dtype: torch.dtype | None = None,
+        checkpointing: bool = False,
+        compute: Compute = "fast",
     ) -> None:
         self.model = model.eval()
         self.config: Any = model.config
-        self.layout: Layout = "shared" if supports_shared_layout(model) else "rows"
+        self.compute: Compute = compute
+        maskable = supports_shared_layout(model)
+        self.layout: Layout = "shared" if maskable and not self.plain else "rows"
         if self.layout == "shared":
             register_attention()
             model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         self.decoder: nn.Module = model.base_model  # type: ignore[assignment]
         self.compute_dtype = compute_dtype or next(model.parameters()).dtype
         self._splits: dict[int, bool] = {}
-        own = self._own_logprobs(PROBE) if self.layout == "shared" else None
-        fuse_norms(model)
-        allow_turning(model)
+        own = self._own_logprobs(PROBE) if maskable else None
+        if not self.plain:
+            fuse_norms(model)
+            allow_turning(model)
+            setattr(model, _FAST, True)
+        elif hasattr(model, _FAST):
+            raise ModelError(
+                "a fast backbone stands on this model: its norms are no longer the plain ones", fix="load it again"
+            )
         if checkpointing:
             checkpoint_layers(model)
         if own is not None:
             self._demand_right_logprobs(own)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no fast path is taken."""
+        return self.compute == "plain"
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +189,8 @@ class Backbone:
         attribute tells. Two responses of a few tokens show it, before anything is trained on wrong numbers.
         """
         found: list[str] = []
-        for layout in ("shared", "rows"):
+        layouts: tuple[Layout, ...] = ("rows",) if self.plain else ("shared", "rows")
+        for layout in layouts:
             self._use_layout(layout)
             try:
                 got = response_logprobs(self.role(), collate([PROBE], layout=self.layout).to(self.device)).token
@@ -194,7 +226,7 @@ class Backbone:
     def _own_logprobs(self, probe: PromptGroup) -> Tensor:
         """The probe's log-probs from the model's own forward, a row a response, with its own attention."""
         attention = self.config._attn_implementation
-        self.model.set_attn_implementation(_stock_attention(self.model))  # type: ignore[operator]
+        self.model.set_attn_implementation(stock_attention(self.model))  # type: ignore[operator]
         found = []
         for response in probe.responses:
             ids = torch.tensor([probe.prompt + response.ids], device=self.device)
@@ -209,7 +241,7 @@ class Backbone:
 
     def _use_layout(self, layout: Layout) -> None:
         self.layout = layout
-        name = ATTENTION_NAME if layout == "shared" else _stock_attention(self.model)
+        name = ATTENTION_NAME if layout == "shared" else stock_attention(self.model)
         self.model.set_attn_implementation(name)  # type: ignore[operator]
 
     @property
@@ -228,7 +260,7 @@ class Backbone:
         own = token_rows_of(self.model, adapter)
         if own is not None and output.weight is self.model.get_input_embeddings().weight:  # type: ignore[operator]
             ids, rows = own
-        return OutputHead(output.weight, getattr(output, "bias", None), scale, softcap, ids, rows)
+        return OutputHead(output.weight, getattr(output, "bias", None), scale, softcap, ids, rows, whole=self.plain)
 
     def role(self, adapter: str | None = None) -> Role:
         """The role that one adapter plays; none for the plain model.
@@ -267,7 +299,7 @@ class Role:
 
     def route(self, *, dropout: bool = False) -> Route:
         """The route of this role's forward passes."""
-        return Route.single(self.adapter, dropout=dropout)
+        return Route.single(self.adapter, dropout=dropout, plain=self.backbone.plain)
 
     def head(self) -> OutputHead:
         """This role's output projection, at its temperature."""
@@ -337,7 +369,8 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
     Roles on one backbone are computed together, over the rows repeated: one product with each frozen weight, each
     role's adapter on its own copy of the rows. Values and gradients are those of separate passes. Backward runs
     through all the rows of a pass, so a role whose hidden states get no gradient is dearer beside one that trains.
-    Where the batch brings the states of a trunk, the roles that share it take up from there, together.
+    Where the batch brings the states of a trunk, the roles that share it take up from there, together. On a plain
+    backbone each role has a pass of its own.
 
     Args:
         roles: whose hidden states; a role's temperature has no part in them.
@@ -347,12 +380,13 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
     Returns:
         (B, T, D) of each role, in the order of `roles`.
     """
-    passes: dict[tuple[int, bool], list[int]] = {}
+    passes: dict[tuple[int, bool, int | None], list[int]] = {}
     for place, role in enumerate(roles):
         on_trunk = batch.trunk is not None and batch.trunk.trunk.carries(role)
-        passes.setdefault((id(role.backbone), on_trunk), []).append(place)
+        alone = place if role.backbone.plain else None
+        passes.setdefault((id(role.backbone), on_trunk, alone), []).append(place)
     found: dict[int, Tensor] = {}
-    for (_, on_trunk), places in passes.items():
+    for (_, on_trunk, _), places in passes.items():
         backbone = roles[places[0]].backbone
         read = batch if on_trunk else replace(batch, trunk=None)
         if len(places) == 1:
@@ -363,27 +397,6 @@ def hidden_of(roles: Sequence[Role], batch: GroupBatch, *, dropout: bool = False
         hidden = backbone.hidden_states(read.repeated(len(places)), route)
         found.update(zip(places, hidden.split(rows), strict=True))
     return [found[place] for place in range(len(roles))]
-
-
-def _stock_attention(model: nn.Module) -> str:
-    """The attention of transformers that a model runs with when burnish's does not hold it."""
-    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
-
-
-def supports_shared_layout(model: nn.Module) -> bool:
-    """Whether all layers attend through transformers' attention interface, so that they can be masked per token.
-
-    Recurrent and linear-attention layers, and models with attention code of their own, can't; they get a row a
-    response.
-    """
-    config: Any = model.config
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or [])
-    return bool(
-        getattr(model, "_supports_attention_backend", False)
-        and not getattr(model, "_is_stateful", False)
-        and kinds <= MASKABLE_LAYERS
-    )
 
 
 def freeze(parameters: Mapping[str, nn.Parameter]) -> None:

@@ -27,17 +27,19 @@ class Route:
         merged: weights (`merged.py`) by layer, for a single adapter whose update is in them already; none where the
             adapter's products are computed beside the frozen weights.
         turned: whether linear layers turn products of few rows around (`turned.py`).
+        plain: whether an adapter's product is left to autograd, one operation after the other, for comparison.
     """
 
     parts: tuple[tuple[str | None, int], ...]
     dropout: bool = False
     merged: Mapping[nn.Module, Tensor] | None = field(default=None, compare=False)
     turned: bool = field(default=False, compare=False)
+    plain: bool = field(default=False, compare=False)
 
     @classmethod
-    def single(cls, adapter: str | None, *, dropout: bool = False) -> Route:
+    def single(cls, adapter: str | None, *, dropout: bool = False, plain: bool = False) -> Route:
         """The whole batch through one adapter."""
-        return cls(((adapter, -1),), dropout)
+        return cls(((adapter, -1),), dropout, plain=plain)
 
 
 PLAIN = Route.single(None)

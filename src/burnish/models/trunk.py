@@ -43,10 +43,10 @@ class Trunk:
         """The deepest trunk that all the roles stand on.
 
         None where they stand on different backbones or differ in the first layer already, where a role trains all of
-        its layers, or where the model's layers can't be computed apart.
+        its layers, where the model's layers can't be computed apart, or where the backbone is plain.
         """
         backbone = roles[0].backbone
-        if any(role.backbone is not backbone for role in roles) or _trains_itself(backbone.model):
+        if any(role.backbone is not backbone for role in roles) or backbone.plain or _trains_itself(backbone.model):
             return None
         try:
             layers = decoder_layers(backbone.model)[1]

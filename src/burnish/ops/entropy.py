@@ -44,6 +44,9 @@ def token_entropy(hidden: Tensor, head: OutputHead) -> Tensor:
         (N,) nats, in fp32 (float64 for float64 input). Exact but for the products' rounding: a bf16 logit of 20 is off
         by up to 0.06.
     """
+    if head.whole:
+        log_p = head.log_softmax(hidden)
+        return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)  # not 0 times -inf
     rows, row_ids = head.rows, head.row_ids
     if row_ids is None or rows is None:
         row_ids = torch.empty(0, dtype=torch.long, device=hidden.device)

@@ -51,6 +51,7 @@ class OutputHead:
         softcap: logits become c * tanh(logits / c) (Gemma 2), or none.
         row_ids: (M,) tokens whose rows of `weight` are replaced by `rows`, or none.
         rows: (M, D) the trainable rows.
+        whole: whether log-probs and entropies are made of whole logits by autograd, not tile by tile; to compare with.
     """
 
     weight: Tensor
@@ -59,10 +60,15 @@ class OutputHead:
     softcap: float | None = None
     row_ids: Tensor | None = None
     rows: Tensor | None = None
+    whole: bool = False
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) logits of (..., D) hidden states, whole; for sampling, where all of them are needed."""
         return self.finished(torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype)), hidden)
+
+    def log_softmax(self, hidden: Tensor) -> Tensor:
+        """(N, V) log-probabilities of the whole vocabulary, in fp32 (float64 for float64 input)."""
+        return torch.log_softmax(self.logits(hidden).to(accumulate_dtype(hidden.dtype)), dim=-1)
 
     def finished(self, logits: Tensor, hidden: Tensor) -> Tensor:
         """The logits, given their products (..., V) with `weight`: rows replaced, scale, bias and soft cap applied."""
@@ -103,6 +109,8 @@ def token_logprobs(hidden: Tensor, head: OutputHead, targets: Tensor) -> Tensor:
     Returns:
         (N,) log-probabilities in nats, in fp32 (float64 for float64 input).
     """
+    if head.whole:
+        return head.log_softmax(hidden).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     rows, row_ids = head.rows, head.row_ids
     if row_ids is None or rows is None:
         row_ids, rows = targets.new_empty(0), head.weight.new_empty(0, head.weight.shape[1])
@@ -130,8 +138,7 @@ def token_kl(hidden: Tensor, reference_hidden: Tensor, head: OutputHead, referen
     step = max(1, 2**24 // head.weight.shape[0])
     for start in range(0, hidden.shape[0], step):
         part = slice(start, start + step)
-        log_p = torch.log_softmax(head.logits(hidden[part]).to(dtype), dim=-1)
-        log_q = torch.log_softmax(reference_head.logits(reference_hidden[part]).to(dtype), dim=-1)
+        log_p, log_q = head.log_softmax(hidden[part]), reference_head.log_softmax(reference_hidden[part])
         out[part] = (log_p.exp() * (log_p - log_q)).sum(-1)
     return out
 

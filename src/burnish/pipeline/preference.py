@@ -126,8 +126,7 @@ def _scores(
         [
             "reward",
             [model_fingerprint(str(member)) for member in reward_members(directory)],
-            str(asking.dtype),
-            asking.device.type,
+            *asking.manner,
             code_fingerprint(_CODE),
         ]
     )
@@ -136,7 +135,10 @@ def _scores(
 
         def compute(missing: list[int], keep: Keep, answered: Sequence[Record] = answered) -> None:
             if not loaded:
-                loaded.append(load_reward_model(directory, dtype=asking.dtype, device=asking.device, echo=asking.echo))
+                made = load_reward_model(
+                    directory, dtype=asking.dtype, device=asking.device, echo=asking.echo, compute=asking.compute
+                )
+                loaded.append(made)
             for place, value in zip(missing, _score([answered[i] for i in missing], loaded[0]), strict=True):
                 keep(place, value)
 

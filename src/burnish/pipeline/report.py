@@ -195,7 +195,8 @@ def _asking(config: ReportConfig, console: Console) -> Asking:
     place = pick_device(config.device)
     kept = ResponseCache.usual(echo=echo) if config.cache else ResponseCache(None)
     patience = EndpointSettings(config.concurrency, config.timeout)
-    return Asking(pick_dtype(config.dtype, place), place, config.batch_size, patience, kept, echo, config.api_keys)
+    dtype, keys = pick_dtype(config.dtype, place), config.api_keys
+    return Asking(dtype, place, config.batch_size, patience, kept, echo, keys, config.compute)
 
 
 def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console) -> Card:

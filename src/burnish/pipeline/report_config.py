@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator
 
 from burnish.config import Config
 from burnish.errors import ConfigError, suggest
-from burnish.models.config import Precision
+from burnish.models.config import Compute, Precision
 from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.stages.functions import is_function
 
@@ -45,6 +45,8 @@ class ReportConfig(Config):
     """Of the weights and the activations; `auto` is bfloat16, or float32 on a CPU that multiplies it faster."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    compute: Compute = "fast"
+    """`plain` takes none of the fast paths: slow, to compare with."""
     judge: str | None = None
     """An endpoint, `openai:BASE_URL#MODEL`, that compares every model's answers with the baseline's."""
     reward: str | None = None

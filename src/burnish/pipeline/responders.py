@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from burnish.errors import ConfigError
+from burnish.models.config import Compute
 from burnish.models.fingerprint import digest, model_fingerprint
 from burnish.models.loading import ModelSource, model_directory, resolve_model
 from burnish.pipeline.fingerprint import code_fingerprint
@@ -35,6 +36,7 @@ class Asking:
         cache: where answers are kept.
         echo: takes notices.
         keys: name -> the environment variable with an endpoint's key, of those that have one of their own.
+        compute: whether local models take fast paths.
     """
 
     dtype: torch.dtype
@@ -44,6 +46,12 @@ class Asking:
     cache: ResponseCache
     echo: Callable[[str], None]
     keys: Mapping[str, str] = field(default_factory=dict)
+    compute: Compute = "fast"
+
+    @property
+    def manner(self) -> list[str]:
+        """How local models are computed: what their answers and scores depend on beside content and code."""
+        return [str(self.dtype), self.device.type, *([] if self.compute == "fast" else [self.compute])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,8 @@ def _local_group(located: Mapping[str, str], sources: Mapping[str, ModelSource],
     @cache
     def speakers() -> dict[str, Speaker]:
         named = [f"{name}={model}" for name, model in located.items()]
-        loaded = load_speakers(named, dtype=asking.dtype, device=str(asking.device), echo=asking.echo)
+        place, how = str(asking.device), asking.compute
+        loaded = load_speakers(named, dtype=asking.dtype, device=place, compute=how, echo=asking.echo)
         return {speaker.name: speaker for speaker in loaded}
 
     def load(name: str) -> Callable[[], ModelResponder]:
@@ -146,4 +155,4 @@ def _identity(model: str, source: ModelSource, asking: Asking) -> str:
     """
     plain = source.plain
     commit = model_directory(plain, echo=asking.echo).name if plain.kind == "hub" else None
-    return digest([model_fingerprint(model), commit, str(asking.dtype), asking.device.type, code_fingerprint(_CODE)])
+    return digest([model_fingerprint(model), commit, *asking.manner, code_fingerprint(_CODE)])

@@ -131,9 +131,12 @@ class Batch:
         ids, segments = ids.to(self.device), segments.to(self.device)
         positions = torch.arange(self.start, self.start + width, device=self.device).expand(len(entering), -1)
         of_row = torch.tensor([i for i, rows in enumerate(entering) for _ in rows], device=self.device)
-        plan: AttentionPlan = GroupPlan(segments, positions)
-        if self.start:  # what pads a row stands behind its tokens: they don't see it, so that one mask does for all
+        plan: AttentionPlan
+        if self.start or self.plain:
+            # What pads a row stands behind its tokens: they don't see it, so that one mask does for all.
             plan = CachePlan(torch.arange(self.start + width, device=self.device).unsqueeze(0), positions[:1])
+        else:
+            plan = GroupPlan(segments, positions)  # in blocks, where they pay
         self.backbone.step(ids, positions, plan, self.cache.filling(into, of_row, self.start), self.route)
 
     def _decode_one(self) -> None:

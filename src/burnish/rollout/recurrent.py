@@ -1,4 +1,5 @@
-"""Sampling for models that keep a state of their own: recurrent and linear-attention layers, own attention code.
+"""Sampling for models that keep a state of their own: recurrent and linear-attention layers, own attention code; and
+for any model that is to be computed plainly.
 
 Their state can't be addressed by position, so prompts of different lengths can't share a batch. Prompts of one
 length are decoded together with the cache that the model makes itself; a model that hands out none is run over the
@@ -27,10 +28,11 @@ _LOG = logging.getLogger(__name__)
 def sample_by_length(role: Role, run: Run, drawer: Drawer, batch_size: int) -> None:
     """Do what `run` asks for, prompts of one length at a time."""
     kind = getattr(role.backbone.config, "model_type", type(role.backbone.model).__name__)
+    why = "computed plainly" if role.backbone.plain else f"{kind} layers can't be masked row by row"
     lengths = len({len(prompt) for prompt in run.prompts})
     _LOG.warning(
-        "%s layers can't be masked row by row: prompts are sampled in %d group%s of one length each, which is slower",
-        kind,
+        "%s: prompts are sampled in %d group%s of one length each, which is slower",
+        why,
         lengths,
         "" if lengths == 1 else "s",
     )

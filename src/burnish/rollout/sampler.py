@@ -46,7 +46,8 @@ Decoding = Literal["auto", "merged", "adapter", "plain"]
 - `adapter`: beside the weights, as in training.
 - `auto`: merged where weights and activations are float32 or wider, the call is long enough to pay for the copy, and
   the copy takes at most an eighth of the device's memory; else adapter.
-- `plain`: adapter, every prompt read whole, the output matrix in one product; to compare with.
+- `plain`: adapter, every prompt read whole and through a mask, the output matrix in one product; to compare with. On a
+  plain backbone nothing else is to be had, and there transformers' own attention, norms and cache do it.
 """
 
 
@@ -148,6 +149,8 @@ def sample(
     if on_token is not None and n > 1:
         raise ConfigError("tokens can be streamed for one sample a prompt only", where="sampling", fix="use n = 1")
     backbone = role.backbone
+    if backbone.plain:
+        params = replace(params, decoding="plain")
     run = Run(backbone, prompts, params, n, on_token, progress, on_sample)
     drawer = Drawer(role.head(), params, logprobs, backbone.compute_dtype)
     head_dtype = drawer.head.weight.dtype

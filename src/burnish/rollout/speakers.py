@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from burnish.data.chat import ChatTemplate, decode_response, encode_prompt, resolve_template, stop_ids
 from burnish.data.examples import Message
 from burnish.errors import ConfigError, DataError, ModelError
+from burnish.models.config import Compute
 from burnish.rollout.answers import Answer, Usage
 from burnish.rollout.sampler import Progress, Sample, SamplingParams, sample
 
@@ -161,6 +162,7 @@ def load_speakers(
     dtype: torch.dtype,
     device: str = "cpu",
     template: str | None = None,
+    compute: Compute = "fast",
     echo: Callable[[str], None] = print,
 ) -> list[Speaker]:
     """Load models to talk to; adapters on one base share its weights.
@@ -170,6 +172,7 @@ def load_speakers(
         dtype: of the weights.
         device: where they go.
         template: a chat template for all of them in place of their own; `raw` prompts all of them with raw text.
+        compute: whether fast paths are taken.
         echo: takes lines on a conversion or download, and the models' notices.
 
     Raises:
@@ -196,7 +199,7 @@ def load_speakers(
             loaded = load_model(source, dtype=dtype, device=device, echo=echo)
             for notice in loaded.notices:
                 echo(f"{name}: {notice}")
-            source, tokenizer, backbone = loaded.source, loaded.tokenizer, Backbone(loaded.model)
+            source, tokenizer, backbone = loaded.source, loaded.tokenizer, Backbone(loaded.model, compute=compute)
             bases[base_key(source)] = (loaded, backbone)
         speakers.append(Speaker.of(name, _role_of(source, backbone, f"speaker-{number}"), tokenizer, template=template))
     return speakers

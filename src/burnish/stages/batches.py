@@ -91,8 +91,9 @@ def prepare_trunks(
 
 def shared_trunk(roles: Sequence[Role], config: TrainConfig, console: Console) -> Trunk | None:
     """The lower layers that all the roles share; where they were to be shared and can't be, that is said."""
-    trunk = Trunk.shared_by(roles)
-    if trunk is None and config.tuning == "lora" and first_trained_layer(roles[0].backbone.model, config.lora.layers):
+    trunk, backbone = Trunk.shared_by(roles), roles[0].backbone
+    wanted = config.tuning == "lora" and not backbone.plain and first_trained_layer(backbone.model, config.lora.layers)
+    if trunk is None and wanted:
         console.print(
             "lora.layers: the layers below are computed anew in each pass: the roles differ in them, or this model's "
             "layers can't be run apart",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from burnish.config import Config
-from burnish.models.config import ALL_LAYERS, LoRAConfig, Precision
+from burnish.models.config import ALL_LAYERS, Compute, LoRAConfig, Precision
 from burnish.stages.monitor_config import GuardConfig, MonitorConfig, watching
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
@@ -55,6 +55,9 @@ class TrainConfig(Config):
     What trains, and the optimiser's state, are always float32."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    compute: Compute = "fast"
+    """`plain` takes none of the fast paths: a row a response, transformers' own attention and norms, whole logits. It
+    is slow and gives the same but for rounding; to compare with."""
     trunk_cache_gb: float = Field(2.0, ge=0.0, allow_inf_nan=False)
     """With `lora.layers: last-N`: memory that the outputs of the other layers may take, where they are used again. What
     goes beyond is computed each time."""

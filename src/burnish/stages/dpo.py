@@ -142,7 +142,7 @@ def reference_logprobs(
     """(groups, 2) summed log-probs of chosen and rejected, in the order of `groups` (`index` is the place)."""
     out = torch.empty(len(groups), 2)
     for _, batch in batches(role.backbone, groups, tokens, progress, trunk=trunk):
-        out[list(batch.indices)] = response_logprobs(role, batch).summed().reshape(-1, 2).cpu()
+        out[list(batch.indices)] = response_logprobs(role, batch).summed().reshape(-1, 2).to(out)
     return out
 
 

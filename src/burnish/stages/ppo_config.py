@@ -159,6 +159,8 @@ class PPOConfig(PolicyConfig):
             raise ValueError("kl_target belongs to kl_in: reward")
         if self.on_alarm == "rollback" and not self.keep_best:
             raise ValueError("on_alarm: rollback goes back to the best weights: it needs keep_best: true")
+        if self.compute == "plain" and self.decoding not in ("auto", "plain"):
+            raise ValueError(f"compute: plain samples plainly too: leave decoding: {self.decoding} away")
         if self.tuning == "full" and self.reference_ema is not None:
             raise ValueError("reference_ema averages adapters: it needs tuning: lora")
         if self.max_length is not None and self.max_length <= self.max_new_tokens:

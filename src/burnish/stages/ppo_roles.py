@@ -153,8 +153,13 @@ def _whole_model(config: PPOConfig, ground: Ground, dtype: torch.dtype, console:
     compute = ground.backbone.compute_dtype
     if loaded.source.adapter is not None:
         load_adapter(loaded.model, loaded.source.adapter, "start")
-        merge(Backbone(loaded.model), "start", [loaded.tokenizer(MERGE_PROBE)["input_ids"]])
-    return Backbone(loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
+        merge(Backbone(loaded.model, compute=config.compute), "start", [loaded.tokenizer(MERGE_PROBE)["input_ids"]])
+    return _backbone(loaded.model, compute, config)
+
+
+def _backbone(model: nn.Module, compute_dtype: torch.dtype, config: PPOConfig) -> Backbone:
+    saving = config.gradient_checkpointing
+    return Backbone(model, compute_dtype=compute_dtype, checkpointing=saving, compute=config.compute)
 
 
 def _reward_model(name: str, ground: Ground, home: Backbone | None, console: Console, prefix: str) -> RewardModel:
@@ -171,6 +176,7 @@ def _reward_model(name: str, ground: Ground, home: Backbone | None, console: Con
         echo=console.print,
         onto=onto,
         prefix=prefix,
+        compute=ground.backbone.compute,
     )
     if onto is not None and ground.start is not None:
         for scorer in (*found.scorers, *([] if found.judge is None else [found.judge])):
@@ -217,14 +223,16 @@ def _whole_critic(config: PPOConfig, ground: Ground, console: Console) -> Scorer
     else:
         directory = Path(model_of(config.reward))
         device, compute = ground.backbone.device, ground.backbone.compute_dtype
-        found = load_reward_model(directory, dtype=torch.float32, device=device, echo=console.print)
+        found = load_reward_model(
+            directory, dtype=torch.float32, device=device, echo=console.print, compute=config.compute
+        )
         first = found.scorers[0]
         if first.role.adapter is not None:
             merge(found.backbone, first.role.adapter, [found.tokenizer(MERGE_PROBE)["input_ids"]])
         head = nn.Parameter(first.head.detach().clone())
         if config.critic_head == "zero":
             head = _zero_head(found.backbone)
-        backbone = Backbone(found.backbone.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
+        backbone = _backbone(found.backbone.model, compute, config)
     backbone.model.requires_grad_(True)
     return Scorer(backbone.role(None), head)
 

@@ -238,7 +238,7 @@ def held_out_scores(members: Sequence[Member], groups: Sequence[PromptGroup], re
 
 
 def _reader(members: Sequence[Member], groups: TrainingData, config: RewardConfig, run: Run, console: Console) -> Read:
-    if config.tuning != "head":
+    if config.tuning != "head" or config.compute == "plain":
         roles = [member.scorer.role for member in members]
         return _read_through_backbone(config, prepare_trunks(roles, groups, config, console, uses=len(members)))
     features = cached_features(members[0].scorer, groups, config.micro_batch_tokens, run, console)

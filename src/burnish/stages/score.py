@@ -17,7 +17,7 @@ from burnish.data.groups import PromptGroup
 from burnish.data.sources import LoadedData, left_out, load_as_one_of
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_write
-from burnish.models.config import Precision
+from burnish.models.config import Compute, Precision
 from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score, scores_of
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.models.reward import RewardModel, load_reward_model
@@ -73,6 +73,7 @@ def score_data(
     micro_batch_tokens: int = 4096,
     dtype: Precision = "auto",
     device: str = "auto",
+    compute: Compute = "fast",
     console: Console | None = None,
 ) -> Scored:
     """Score every response of a file with a reward model.
@@ -91,6 +92,7 @@ def score_data(
         micro_batch_tokens: tokens computed at once.
         dtype: of the weights and the activations.
         device: where to compute.
+        compute: whether fast paths are taken.
         console: takes what was read and the progress; standard error if not given.
 
     Raises:
@@ -105,7 +107,11 @@ def score_data(
         console.print(loaded.summary(), highlight=False, markup=False)
     place = pick_device(device)
     reward = load_reward_model(
-        Path(model_of(model)), dtype=pick_dtype(dtype, place), device=place, echo=lambda line: console.print(line)
+        Path(model_of(model)),
+        dtype=pick_dtype(dtype, place),
+        device=place,
+        echo=lambda line: console.print(line),
+        compute=compute,
     )
     if rule != "mean" and len(reward.scorers) == 1:
         raise ConfigError(

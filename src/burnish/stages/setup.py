@@ -189,12 +189,14 @@ def load_ground(config: TrainConfig, run: Run, console: Console) -> Ground:
     if loaded.source.adapter is not None:
         load_adapter(loaded.model, loaded.source.adapter, START)
         if full:
-            merge(Backbone(loaded.model), START, [tokenizer(MERGE_PROBE)["input_ids"]])
+            merge(Backbone(loaded.model, compute=config.compute), START, [tokenizer(MERGE_PROBE)["input_ids"]])
             start = None
         else:
             _say_what_of_lora_counts(config, loaded.model, console)
-    backbone = Backbone(loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing)
-    if backbone.layout == "rows":
+    backbone = Backbone(
+        loaded.model, compute_dtype=compute, checkpointing=config.gradient_checkpointing, compute=config.compute
+    )
+    if backbone.layout == "rows" and not backbone.plain:
         console.print("this model's layers can't be masked for shared prompts: each response gets a row of its own")
     return Ground(backbone, start, tokenizer, template, stop_ids(template, tokenizer), base_name(loaded.source))
 
