@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ def test_the_same_settings_keep_what_was_begun(tmp_path: Path) -> None:
     assert not again.fresh
     assert (out / "reference").is_dir()
     again.close()
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    open_run(config(out)).close()
+    (out / "checkpoints" / "step-00000004").mkdir(parents=True)
+    record = json.loads((out / "run.json").read_text())
+    del record["config"]["schedule"]
+    del record["config"]["lora"]["rank"]
+    (out / "run.json").write_text(json.dumps(record))
+    run = open_run(config(out))
+    assert (run.fresh, run.record["config"]["schedule"]) == (False, "cosine")
+    run.close()
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(OutputDirError, match="schedule: 'cosine' there, 'linear' now"):
+        open_run(config(out, schedule="linear"))
 
 
 def test_free_settings_may_change_and_are_taken_up(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import ValidationError
+
 from burnish import __version__
 from burnish.errors import OutputDirError
 from burnish.files import atomic_write, is_temporary, write_json
@@ -150,7 +152,7 @@ def open_run(config: TrainConfig) -> Run:
         )
     wanted = json.loads(config.model_dump_json())
     if existing is not None and _has_progress(existing, out):
-        _demand_same_run(existing, wanted, type(config).stage, out)
+        _demand_same_run(existing, wanted, type(config), out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w")
@@ -219,14 +221,14 @@ def _resumable(existing: dict[str, Any], wanted: dict[str, Any], out: Path) -> d
     return None
 
 
-def _demand_same_run(existing: dict[str, Any], wanted: dict[str, Any], stage: str, out: Path) -> None:
-    if existing.get("stage") != stage:
+def _demand_same_run(existing: dict[str, Any], wanted: dict[str, Any], kind: type[TrainConfig], out: Path) -> None:
+    if existing.get("stage") != kind.stage:
         raise OutputDirError(
             f"the output directory already holds a run of the stage {existing.get('stage')!r}",
             where=str(out),
             fix="choose another --out",
         )
-    was = existing.get("config", {})
+    was = _with_defaults(existing.get("config", {}), kind)
     changed = sorted(
         key for key in was.keys() | wanted.keys() if key not in FREE_FIELDS and was.get(key) != wanted.get(key)
     )
@@ -237,6 +239,16 @@ def _demand_same_run(existing: dict[str, Any], wanted: dict[str, Any], stage: st
             where=str(out),
             fix="choose another --out, or give the same settings to resume that run",
         )
+
+
+def _with_defaults(was: dict[str, Any], kind: type[TrainConfig]) -> dict[str, Any]:
+    """Recorded settings, with those that have appeared in burnish since at their defaults: runs that were begun before
+    go on."""
+    try:
+        completed: dict[str, Any] = json.loads(kind.model_validate(was).model_dump_json())
+    except ValidationError:  # what is not a setting any more, or not allowed: the difference is told below
+        return was
+    return completed
 
 
 def _step_of(line: str) -> int | None:
