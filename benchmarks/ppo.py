@@ -239,6 +239,7 @@ def watch_proof(probe: list[dict[str, list[int]]]) -> dict[str, list[float]]:
     load_cast = stage.load_cast
 
     def loaded(*arguments: Any) -> Any:
+        stage.load_cast = load_cast
         cast = load_cast(*arguments)
         groups = [
             PromptGroup(tuple(one["prompt"]), (Response.full(one["response"]),), index=i) for i, one in enumerate(probe)

@@ -39,14 +39,15 @@ def start(stage: str, values: dict) -> subprocess.Popen:
     code = (
         "import json, sys, time, torch\n"
         "torch.set_num_threads(1)\n"
-        "from burnish.stages import config, loop\n"
+        "import burnish as bn\n"
+        "from burnish.stages import loop\n"
         f"from burnish.stages.{stage} import train_{stage} as train\n"
         "after = loop.TrainingLoop._after\n"
         "def slowly(self, done):\n"
         "    time.sleep(0.05)\n"
         "    after(self, done)\n"
         "loop.TrainingLoop._after = slowly\n"
-        f"train(config.{stage.upper()}Config.parse(json.loads(sys.argv[1])))\n"
+        f"train(bn.{stage.upper()}Config.parse(json.loads(sys.argv[1])))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, json.dumps(values)],

@@ -89,7 +89,7 @@ def test_gae_of_a_rollout_by_hand() -> None:
     assert found.returns.tolist() == [[0.875, 1.5, 2.0], [-1.0, 0.0, 0.0]]
     metrics = found.metrics
     assert metrics["reward"] == pytest.approx(0.5)
-    assert (metrics["score"], metrics["score_std"]) == pytest.approx((0.5, 1.5))
+    assert metrics["shaped_score"] == pytest.approx(0.5)
     assert metrics["kl"] == 0.0
     assert metrics["entropy"] == pytest.approx((1 + 2 + 3 + 1.5) / 4)
     assert metrics["advantage_mean"] == pytest.approx(-6.625 / 4)
