@@ -37,7 +37,7 @@ from common.results import (
     save,
 )
 from common.rounds import Found, alternate, peer_script, run
-from common.sides import HeadProducts, device_memory, dispatch, stamp_steps, watch_dtypes
+from common.sides import HeadProducts, device_memory, dispatch, replace, stamp_steps, watch_dtypes
 from common.work import model_size, read_prompts, read_setting
 from ppo_section import PROBED, render
 
@@ -239,7 +239,6 @@ def watch_proof(probe: list[dict[str, list[int]]]) -> dict[str, list[float]]:
     load_cast = stage.load_cast
 
     def loaded(*arguments: Any) -> Any:
-        stage.load_cast = load_cast
         cast = load_cast(*arguments)
         groups = [
             PromptGroup(tuple(one["prompt"]), (Response.full(one["response"]),), index=i) for i, one in enumerate(probe)
@@ -253,7 +252,7 @@ def watch_proof(probe: list[dict[str, list[int]]]) -> dict[str, list[float]]:
         found.update(policy=policy, reference=reference, critic=critic, reward=reward)
         return cast
 
-    stage.load_cast = loaded
+    replace(stage, "load_cast", loaded)
     return found
 
 

@@ -39,8 +39,9 @@ from common.results import (
     with_range,
 )
 from common.rounds import Found, Result, alternate, loads, medians, peer_script, ratios, run
-from common.sides import dispatch, note_dtypes
+from common.sides import dispatch
 from common.work import model_size, padding_token, public, read_prompts, read_setting, resolved_directory
+from peers.computed_dtypes import note_dtypes
 
 SEED = 0
 SIDES = {"transformers": "generate", "vllm": "vLLM", "burnish": "burnish"}

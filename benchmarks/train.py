@@ -38,7 +38,7 @@ from common.results import (
     save,
 )
 from common.rounds import Found, Result, alternate, peer_script, run
-from common.sides import HeadProducts, device_memory, dispatch, stamp_steps, watch_dtypes
+from common.sides import HeadProducts, device_memory, dispatch, replace, stamp_steps, watch_dtypes
 from common.work import prepare, public, read_lengths, read_setting
 from train_section import BEFOREHAND, CHECKPOINTED, render
 
@@ -96,14 +96,14 @@ class Watch:
             self.rows |= {g.index: [[*g.prompt, *response.ids] for response in g.responses] for g in groups}
             return collate(groups, **settings)
 
-        stages_batches.collate = collated  # type: ignore[attr-defined]
+        replace(stages_batches, "collate", collated)
         make_optimiser = loop.make_optimiser
 
         def made(*arguments: Any) -> Any:
             self.optimiser = make_optimiser(*arguments)
             return self.optimiser
 
-        loop.make_optimiser = made  # type: ignore[assignment]
+        replace(loop, "make_optimiser", made)
         if stage == "reward":
             scores = Scorer.scores
 
@@ -112,7 +112,7 @@ class Watch:
                 self.note(batch.indices, found)
                 return found
 
-            Scorer.scores = watched_scores  # type: ignore[method-assign]
+            replace(Scorer, "scores", watched_scores)
             return
         module: Any = {"sft": sft, "dpo": dpo}[stage]
         logprobs = module.response_logprobs
@@ -123,7 +123,7 @@ class Watch:
                 self.note(batch.indices, found.summed())
             return found
 
-        module.response_logprobs = watched
+        replace(module, "response_logprobs", watched)
         if stage == "dpo":
             beforehand = dpo.prepare_reference
 
@@ -133,7 +133,7 @@ class Watch:
                 self.reference_seconds = time.perf_counter() - started
                 return found
 
-            dpo.prepare_reference = timed
+            replace(dpo, "prepare_reference", timed)
 
 
 def ours(work: Path, dtype: str, *, beforehand: bool = False, device: str = "cpu") -> Result:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.machine import synchronize
+from peers.computed_dtypes import note_dtypes
 
 
 def dispatch(
@@ -45,22 +46,19 @@ def device_memory(device: str) -> dict[str, int]:
     return {"peak_cuda_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
 
 
-def note_dtypes(model: Any, seen: set[str], *, training: bool = False) -> None:
-    """Note in `seen` in which dtype a model's products are computed: that of what its last MLP puts out, which under
-    autocast is not that of its weights. The peers' scripts do the same.
+_REPLACED: list[tuple[Any, str, Any]] = []
 
-    Args:
-        model: a decoder of transformers.
-        seen: takes the names, as in `float32`.
-        training: only of passes that have a gradient.
-    """
-    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
 
-    def note(_: Any, __: Any, output: Any) -> None:
-        if output.requires_grad or not training:
-            seen.add(str(output.dtype).removeprefix("torch."))
+def replace(owner: Any, name: str, watched: Any) -> None:
+    """Put what watches in the place of burnish's own, for the length of the process or until `restore`."""
+    _REPLACED.append((owner, name, getattr(owner, name)))
+    setattr(owner, name, watched)
 
-    mlp.register_forward_hook(note)
+
+def restore() -> None:
+    """Let go of all that is watched, where a process goes on afterwards."""
+    while _REPLACED:
+        setattr(*_REPLACED.pop())
 
 
 def watch_dtypes(seen: set[str]) -> None:
@@ -73,7 +71,7 @@ def watch_dtypes(seen: set[str]) -> None:
         made(backbone, model, **settings)
         note_dtypes(model, seen, training=True)
 
-    Backbone.__init__ = noted  # type: ignore[method-assign]
+    replace(Backbone, "__init__", noted)
 
 
 class HeadProducts:
@@ -95,7 +93,7 @@ class HeadProducts:
             self.whole += p.numel()
             return columns
 
-        logprobs.columns_with_mass = counted
+        replace(logprobs, "columns_with_mass", counted)
 
     def share(self) -> float | None:
         """Computed over whole; none where there was no such product, as in a reward model."""
@@ -115,4 +113,4 @@ def stamp_steps(ends: list[float], *, every: int = 1) -> None:
             ends.append(time.perf_counter())
         log(run, values)
 
-    Run.log = stamped  # type: ignore[method-assign]
+    replace(Run, "log", stamped)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from computed_dtypes import note_dtypes
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
@@ -59,14 +60,6 @@ def main() -> None:
         "proof": proof,
     }
     print(json.dumps(result))
-
-
-def note_dtypes(model: Any) -> set[str]:
-    """In which dtype the model computes, filled as it runs: that of what its last MLP puts out."""
-    seen: set[str] = set()
-    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
-    mlp.register_forward_hook(lambda _, __, output: seen.add(str(output.dtype).removeprefix("torch.")))
-    return seen
 
 
 def greedy(model: Any, inputs: Any, new_tokens: int) -> list[list[tuple[int, float]]]:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from computed_dtypes import note_dtypes
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
@@ -101,7 +102,7 @@ def main() -> None:
             "policy": _count(trainer.model.policy),
             "critic": _count(trainer.model.value_model),
         }
-        dtypes = note_dtypes(trainer.model.policy)
+        dtypes = note_dtypes(trainer.model.policy, training=True)
         proof = read_probe(trainer, json.loads((work / "probe.json").read_text(encoding="utf-8")))
         loaded = _peak_rss()
         trainer.train()
@@ -229,20 +230,6 @@ def _log_prob(policy: Any, ids: torch.Tensor, choosing: slice) -> float:
     logits = policy(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, choosing].float()
     chosen = ids[0, choosing.start + 1 :, None]
     return float(torch.log_softmax(logits, -1).gather(1, chosen).sum())
-
-
-def note_dtypes(model: Any) -> set[str]:
-    """In which dtype the model's training passes are computed, filled as they run: that of what its last MLP puts out,
-    which under autocast is not that of its weights."""
-    seen: set[str] = set()
-    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
-
-    def note(_: Any, __: Any, output: torch.Tensor) -> None:
-        if output.requires_grad:
-            seen.add(str(output.dtype).removeprefix("torch."))
-
-    mlp.register_forward_hook(note)
-    return seen
 
 
 def _where(setting: dict[str, Any], model: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from computed_dtypes import note_dtypes
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
@@ -157,7 +158,7 @@ def main() -> None:
             witness.time_reference()
         trainer = make_trainer(arguments, setting, examples, witness, folder)
         witness.watch(trainer)
-        dtypes = note_dtypes(trainer.model)
+        dtypes = note_dtypes(trainer.model, training=True)
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         trainer.train()
         optimiser = optimiser_settings(trainer.optimizer.optimizer)  # accelerate has wrapped it
@@ -238,20 +239,6 @@ def start_alike(trainer: Any, work: Path) -> Any:
         for name, parameter in own.items():
             parameter.copy_(start[name])
     return trainer
-
-
-def note_dtypes(model: Any) -> set[str]:
-    """In which dtype the model's training passes are computed, filled as they run: that of what its last MLP puts out,
-    which under autocast is not that of its weights."""
-    seen: set[str] = set()
-    [*_, mlp] = [module for name, module in model.named_modules() if name.endswith(".mlp")]
-
-    def note(_: Any, __: Any, output: torch.Tensor) -> None:
-        if output.requires_grad:
-            seen.add(str(output.dtype).removeprefix("torch."))
-
-    mlp.register_forward_hook(note)
-    return seen
 
 
 def optimiser_settings(optimiser: Any) -> list[dict[str, Any]]:

@@ -4,34 +4,19 @@ process, which the tests share."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "peers")]
 
 
 @pytest.fixture(autouse=True)
-def _watched_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def _watched_no_longer() -> Iterator[None]:
     """What a side puts in place of burnish's own is burnish's own again after the test."""
-    import burnish.ops.logprobs as logprobs
-    from burnish.models.heads import Scorer
-    from burnish.models.roles import Backbone
-    from burnish.stages import batches, dpo, loop, ppo, sft
-    from burnish.stages.run import Run
+    from common.sides import restore
 
-    watched = (
-        (Backbone, "__init__"),
-        (Backbone, "step"),
-        (Run, "log"),
-        (Scorer, "scores"),
-        (logprobs, "columns_with_mass"),
-        (batches, "collate"),
-        (loop, "make_optimiser"),
-        (dpo, "response_logprobs"),
-        (dpo, "prepare_reference"),
-        (sft, "response_logprobs"),
-        (ppo, "load_cast"),
-    )
-    for owner, name in watched:
-        monkeypatch.setattr(owner, name, getattr(owner, name))
+    yield
+    restore()
