@@ -10,7 +10,7 @@ import torch
 from burnish.data.groups import collate
 from burnish.errors import ModelError
 from burnish.models.config import Compute
-from burnish.models.lora import LoRAConfig, adapter_parameters, inject
+from burnish.models.lora import LoRAConfig, inject
 from burnish.models.roles import Backbone, Role, hidden_of
 from burnish.models.trunk import Trunk
 from burnish.ops.entropy import token_entropy
@@ -19,7 +19,7 @@ from burnish.rollout.sampler import SamplingParams, sample
 from tests.fast_paths import SAMPLING, counted, everywhere
 from tests.models.families import FAMILIES, tiny
 from tests.models.test_core import TOLERANCE, groups, separate_logprobs
-from tests.models.test_several_roles import assert_near, gradients, mamba
+from tests.models.test_several_roles import assert_near, gradients, mamba, stir
 
 ALL = [*FAMILIES, "mamba"]
 OPENING = list(range(10, 19))
@@ -36,11 +36,8 @@ def backbone_of(family: str, compute: Compute) -> Backbone:
     model = mamba() if family == "mamba" else tiny(family, dtype=torch.float64)
     inject(model, "a", LoRAConfig(rank=2), seed=1, token_ids=[9, 11, 33])
     inject(model, "b", LoRAConfig(rank=3, layers="last-1"), seed=2)
-    draw = torch.Generator().manual_seed(3)
-    for name in ("a", "b"):
-        for parameter in adapter_parameters(model, name).values():
-            with torch.no_grad():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+    stir(model, "a", 3)
+    stir(model, "b", 4)
     return Backbone(model, compute=compute)
 
 

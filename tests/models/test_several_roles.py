@@ -32,17 +32,24 @@ def mamba() -> nn.Module:
     return MambaForCausalLM(config).double().eval()
 
 
+def stir(model: torch.nn.Module, adapter: str, seed: int, *, only_trained: bool = False) -> None:
+    """Move an adapter away from where it started."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapter_parameters(model, adapter).values():
+        with torch.no_grad():
+            noise = 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            if parameter.requires_grad or not only_trained:
+                parameter.add_(noise)
+
+
 def backbone_of(family: str, *, dropout: float = 0.0, checkpointing: bool = False) -> Backbone:
     """A backbone with adapters `a` (all layers, own token rows) and `b` (some layers, another rank and factor)."""
     model = mamba() if family == "mamba" else tiny(family, dtype=torch.float64)
     inject(model, "a", LoRAConfig(rank=2, dropout=dropout), seed=1, token_ids=[9, 11, 33])
     targets = SOME.get(family, ("q_proj", "down_proj"))
     inject(model, "b", LoRAConfig(rank=3, alpha=5.0, targets=targets, dropout=dropout / 2), seed=2)
-    generator = torch.Generator().manual_seed(3)
-    for name in ("a", "b"):
-        for parameter in adapter_parameters(model, name).values():
-            with torch.no_grad():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    stir(model, "a", 3)
+    stir(model, "b", 4)
     return Backbone(model, checkpointing=checkpointing)
 
 

@@ -20,19 +20,9 @@ from burnish.models.routing import Route, routed
 from burnish.models.trunk import Trunk, TrunkCache
 from tests.models.families import FAMILIES, tiny
 from tests.models.test_core import groups
-from tests.models.test_several_roles import assert_near, gradients, mamba, weighed
+from tests.models.test_several_roles import assert_near, gradients, mamba, stir, weighed
 
 LAST = "last-1"
-
-
-def stir(model: torch.nn.Module, adapter: str, seed: int, *, only_trained: bool = False) -> None:
-    """Move an adapter away from where it started."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in adapter_parameters(model, adapter).values():
-        with torch.no_grad():
-            noise = 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            if parameter.requires_grad or not only_trained:
-                parameter.add_(noise)
 
 
 def cast_of(family: str, *, checkpointing: bool = False, dropout: float = 0.0) -> tuple[Backbone, Role, Role, Role]:
