@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.data.groups import GroupBatch
+from burnish.errors import ConfigError
 from burnish.models.adapters import HEAD
 from burnish.models.roles import Backbone, Role, hidden_of
 
@@ -100,3 +101,23 @@ def ensemble_score(scores: Tensor, rule: str = "mean", *, spread_penalty: float 
 
 
 ENSEMBLE_RULES: Sequence[str] = ("mean", "worst", "mean-std")
+
+
+def demand_members(rule: str, scorers: Sequence[Scorer], *, model: str, where: str) -> None:
+    """Refuse a rule for an ensemble where a single scorer gives the score.
+
+    Args:
+        rule: of `ENSEMBLE_RULES`.
+        scorers: those that it is for; none where a function rewards.
+        model: the reward model's name.
+        where: the setting.
+
+    Raises:
+        ConfigError: the rule would change nothing.
+    """
+    if rule != "mean" and len(scorers) == 1:
+        raise ConfigError(
+            f"{model} has one that rewards, so the rule {rule} would change nothing",
+            where=where,
+            fix="leave it away, or use an ensemble with two members or more beside the one that is held back",
+        )

@@ -33,6 +33,12 @@ class RunningMoments:
         """Variance with the count n as its denominator; 0 before the first score."""
         return self._squares / self.count if self.count else 0.0
 
+    @property
+    def scale(self) -> float:
+        """What scores are divided by: the standard deviation; 1 if all scores so far were equal."""
+        std = math.sqrt(self.variance)
+        return std if std > LEAST_STD else 1.0
+
     @torch.no_grad()
     def update(self, scores: Tensor) -> None:
         """Take in a batch.
@@ -72,8 +78,7 @@ class RunningMoments:
         if not self.count:
             raise ValueError("no scores seen yet: update before normalise")
         exact = scores.cpu().double() - (self.mean if centre else 0.0)
-        std = math.sqrt(self.variance)
-        return (exact / std if scale and std > LEAST_STD else exact).to(scores)
+        return (exact / self.scale if scale else exact).to(scores)
 
     def state(self) -> dict[str, float]:
         """All of it, as plain numbers that JSON keeps to the last bit."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor
 from burnish.data.chat import decode_response
 from burnish.data.sources import Example, LoadedData
 from burnish.errors import ConfigError, DataError, TrainingError
-from burnish.models.heads import ensemble_score
-from burnish.ops.running import LEAST_STD, RunningMoments
+from burnish.models.heads import demand_members, ensemble_score
+from burnish.ops.running import RunningMoments
 from burnish.stages.functions import Episodes, RewardFunction, is_function, load_function
 from burnish.stages.ppo_config import PPOConfig
 from burnish.stages.ppo_roles import Cast
@@ -79,12 +78,7 @@ class Rewarder:
         examples: Mapping[str, Example],
         functions: Mapping[str, RewardFunction],
     ) -> None:
-        if config.ensemble != "mean" and len(cast.scorers) == 1:
-            raise ConfigError(
-                f"{config.ensemble} compares the members of an ensemble: {config.reward} has one that rewards",
-                where="ensemble",
-                fix="train more members (burnish reward --members 3), or leave ensemble away",
-            )
+        demand_members(config.ensemble, cast.scorers, model=config.reward, where="ensemble")
         self.config, self.ground = config, cast.ground
         self.examples, self.functions = examples, functions
         self.moments = RunningMoments()
@@ -140,8 +134,11 @@ class Rewarder:
         """
         if self.config.normalise != "running":
             return 1.0
-        std = math.sqrt(self.moments.variance) if self.moments.count else float(raw.double().std(unbiased=False))
-        return std if std > LEAST_STD else 1.0
+        moments = self.moments
+        if not moments.count:
+            moments = RunningMoments()
+            moments.update(raw)
+        return moments.scale
 
     def rewards(self, raw: Tensor, finished: Tensor) -> Tensor:
         """(R,) raw scores of a rollout, normalised, less the penalty of the responses without an end.

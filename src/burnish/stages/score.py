@@ -18,7 +18,7 @@ from burnish.data.sources import LoadedData, left_out, load_as_one_of
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_write
 from burnish.models.config import Compute, Precision
-from burnish.models.heads import ENSEMBLE_RULES, Scorer, ensemble_score, scores_of
+from burnish.models.heads import ENSEMBLE_RULES, Scorer, demand_members, ensemble_score, scores_of
 from burnish.models.placement import pick_device, pick_dtype
 from burnish.models.reward import RewardModel, load_reward_model
 from burnish.models.trunk import Trunk
@@ -113,12 +113,7 @@ def score_data(
         echo=lambda line: console.print(line),
         compute=compute,
     )
-    if rule != "mean" and len(reward.scorers) == 1:
-        raise ConfigError(
-            f"one scorer gives the score here, so the rule {rule} would change nothing",
-            where="rule",
-            fix="leave it away, or use an ensemble with two members or more beside the one that is held back",
-        )
+    demand_members(rule, reward.scorers, model=model, where="rule")
     encoded, n_long = _encode(loaded, reward, on_bad_row, too_long, console)
     scorers = [*reward.scorers, *([reward.judge] if reward.judge is not None else [])]
     with Progress("score", console) as progress:
