@@ -4,10 +4,11 @@
 
 Pairs of continuations of film reviews, all written by people, are labelled by a scorer of sentiment. A reward model
 learns from them, and a policy from that, with nothing to hold it to its start: once with the alarm told to warn only,
-and again, the same to the bit, with `on_alarm: rollback`. Beside it stands a policy on the worst of an ensemble that
-learned from the same labels. What the alarm listens to is a reward model that rewards nobody. The gold scorer agrees
-with the labels on what people write, but minds repetition and shouting, of which the pairs show little. It sees the
-answers of the evaluations afterwards, and Gao, Schulman and Hilton's form (2022, arXiv:2210.10760) is fitted to it.
+and again, the same to the bit, with `on_alarm: rollback`. All limits of the alarm are the defaults. Beside it stands a
+policy on the worst of an ensemble that learned from the same labels. What the alarm listens to is a reward model that
+rewards nobody. The gold scorer agrees with the labels on what people write, but minds repetition and shouting, of which
+the pairs show little. It sees the answers of the evaluations afterwards, and Gao, Schulman and Hilton's form (2022,
+arXiv:2210.10760) is fitted to it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import burnish as bn
@@ -46,6 +48,9 @@ from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, 
 from rewards import sentiment, sober_sentiment
 
 ONE = "one reward model"
+ANSWERS = 4
+"""To each prompt of the last comparison."""
+Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 
 def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int) -> Path:
@@ -129,7 +134,7 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         out=arguments.runs / name,
         template="none",
         advantage="rloo",
-        rollout_size=16,
+        rollout_size=arguments.rollout_prompts,
         batch_size=4,
         update_epochs=2,
         max_rollouts=arguments.rollouts,
@@ -140,7 +145,6 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         schedule="constant",
         missing_eos_penalty=arguments.missing_eos_penalty,
         eval_every=arguments.eval_every,
-        alarm={"kl_budget": arguments.kl_budget},
         seed=arguments.seed,
         dtype="float32",
         **settings,
@@ -225,20 +229,27 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
 
 
 def compare(models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
-    """The gold reward of each model on prompts that nothing has seen before, how far it is from that of the model that
-    was rolled back, on the same prompts, and three of its answers."""
+    """The gold reward of each model on prompts that nothing has seen before, the mean of `ANSWERS` to each; how far it
+    is from that of the model that was rolled back, on the same prompts; the labeller's score; three answers."""
+    found: dict[str, dict[str, Any]] = {}
     said = {
-        name: [one.text for (one,) in continue_prompts(model, prompts, n=1, seed=1)] for name, model in models.items()
+        name: [[one.text for one in own] for own in continue_prompts(model, prompts, n=ANSWERS, seed=1)]
+        for name, model in models.items()
     }
-    gold = {name: sober_sentiment(prompts, texts) for name, texts in said.items()}
-    return {
-        name: {
+    gold = {name: mean_scores(sober_sentiment, prompts, texts) for name, texts in said.items()}
+    for name, texts in said.items():
+        found[name] = {
             "gold": in_numbers(bootstrap_mean(gold[name])),
             "against_rolled_back": in_numbers(paired_difference(gold["rolled back"], gold[name])),
-            "examples": texts[:3],
+            "sentiment": in_numbers(bootstrap_mean(mean_scores(sentiment, prompts, texts))),
+            "examples": [own[0] for own in texts[:3]],
         }
-        for name, texts in said.items()
-    }
+    return found
+
+
+def mean_scores(scorer: Scorer, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
+    """Of each prompt the mean score of its answers."""
+    return [fmean(scorer([prompt] * len(own), own)) for prompt, own in zip(prompts, texts, strict=True)]
 
 
 def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -253,12 +264,6 @@ def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentPar
     parser.add_argument("--prompts", type=int, default=640, help="kept for the policies' rollouts")
     parser.add_argument("--watched", type=int, default=192, help="held-out prompts of the evaluations")
     parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
-    parser.add_argument(
-        "--missing-eos-penalty",
-        type=float,
-        default=3.0,
-        help="more than the score can gain: otherwise answers stop ending, and that alarm goes off before any other",
-    )
     return parser
 
 
@@ -266,11 +271,18 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = parser_of_ground("overoptimisation", __doc__)
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
-    parser.add_argument("--rollouts", type=int, default=20, help="of 16 prompts, four answers to each")
+    parser.add_argument("--rollouts", type=int, default=25)
+    parser.add_argument("--rollout-prompts", type=int, default=8, help="of a rollout, four answers to each")
+    parser.add_argument(
+        "--missing-eos-penalty",
+        type=float,
+        default=1.0,
+        help="the stage's default, and less than this score can gain; with 3 answers go on ending, and other quirks "
+        "are found, later",
+    )
     parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--kl-budget", type=float, default=7.0, help="nats a response; beyond it the alarm goes off")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=1, help="of the policies' sampling")
     return parser.parse_args()
 
