@@ -19,6 +19,8 @@ from burnish.evaluation.report import Report, build_report, write_report
 from burnish.evaluation.retention import KLEvidence, KLRecord
 from burnish.evaluation.rows import EvalRow
 from burnish.evaluation.suite import Card, evaluate, load_suite
+from burnish.evaluation.topic_likelihood import measure_topic
+from burnish.evaluation.topic_turns import hold_dialogues, measure_drift
 
 LIMIT = 96
 HOSTILE = (
@@ -83,6 +85,7 @@ def demo_report() -> Report:
         for seed, ((name, skill), drift) in enumerate(zip(skills.items(), (0.0, -0.08, 0.04, 0.21), strict=True))
     ]
     cards = [evaluate(model, suite, about={"model": f"runs/{model.name}"}) for model in models]
+    cards = [_held(card, models[0], place) for place, card in enumerate(cards)]
     moved = [cards[0], *(_moved(card, 0.1 * place) for place, card in enumerate(cards[1:], start=1))]
     return build_report(
         moved,
@@ -90,6 +93,19 @@ def demo_report() -> Report:
         training={"dpo": TRAINING},
         command="burnish report raw=gemma-3-270m sft=runs/sft dpo=runs/dpo --out report",
     )
+
+
+def _held(card: Card, judge: MadeUp, place: int) -> Card:
+    """With the conversations of `topic` held turn by turn; hostile answers among them."""
+    said = ("It is about that too.", *HOSTILE, "")
+    rows = [row for row in card.suite.rows if row.behaviour == "topic"]
+
+    def ask(names: list[str], conversations: list[list[Message]]) -> list[Answer]:
+        return [Answer(said[(place + 5 * i) % len(said)], True, 5) for i in range(len(conversations))]
+
+    held = hold_dialogues(ask, rows)
+    topic = measure_topic(judge, [(r.row, r.text) for r in card.of("topic")], rows)
+    return replace(card, topic=topic, dialogues=held, drift=measure_drift(judge, held, rows))
 
 
 def _moved(card: Card, nats: float) -> Card:

@@ -29,6 +29,7 @@ def report(
     device: str = "auto",
     compute: Compute = "fast",
     topic_judge: str | None = None,
+    dialogues: bool = True,
     lm_eval: str | None = None,
     lm_eval_path: str | None = None,
     judge: str | None = None,
@@ -72,6 +73,8 @@ def report(
     topic_judge
         The base model that says which conversation makes an answer most likely: a name from the report, or any model.
         The report's first raw model if not given.
+    dialogues
+        Let models also hold the conversations of `topic` themselves, turn by turn; an answer more for each turn.
     lm_eval
         `TASK` or `TASK,TASK`: tasks of EleutherAI's lm-evaluation-harness (`pip install 'burnish[lm-eval]'`).
     lm_eval_path
@@ -115,6 +118,7 @@ def report(
             "device": device,
             "compute": compute,
             "topic_judge": topic_judge,
+            "dialogues": dialogues,
             "lm_eval": lm_eval or (),
             "lm_eval_path": lm_eval_path,
             "judge": judge,
@@ -175,7 +179,7 @@ def parse_keys(pairs: Sequence[str]) -> dict[str, str]:
 
 _TOLD = (
     *("prompts", "choices", "sample", "max_new_tokens", "seed", "judge", "reward", "baseline", "topic_judge"),
-    *("lm_eval", "lm_eval_path"),
+    *("dialogues", "lm_eval", "lm_eval_path"),
 )
 """What a report says it was made by, besides models, prices and keys; the others are how models are asked, not what."""
 
@@ -185,7 +189,9 @@ def _command(models: Sequence[str], config: ReportConfig, repeated: Mapping[str,
     words = ["burnish", "report", *models, "--out", str(config.out)]
     for name in _TOLD:
         value = getattr(config, name)
-        if value != ReportConfig.model_fields[name].default:
+        if value is False:
+            words.append(flag(name).replace("--", "--no-", 1))
+        elif value != ReportConfig.model_fields[name].default:
             words += [flag(name), ",".join(value) if isinstance(value, tuple) else str(value)]
     words += [word for name, texts in repeated.items() for text in texts for word in (name, text)]
     return shlex.join(words)

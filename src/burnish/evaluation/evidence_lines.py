@@ -12,6 +12,7 @@ from typing import TypeVar
 from burnish.evaluation import calibration as calibration_rules
 from burnish.evaluation import repetition as repetition_rules
 from burnish.evaluation import topic_likelihood as topic_rules
+from burnish.evaluation import topic_turns
 from burnish.evaluation.answers import speaks_no_further_turn
 from burnish.evaluation.calibration import calibration_change
 from burnish.evaluation.harness_results import HarnessResult
@@ -26,13 +27,16 @@ from burnish.evaluation.intervals import (
     paired_jackknife,
     paired_rate_difference,
 )
-from burnish.evaluation.lines import Cell, Change, Line, change_of, mean_cell, rate_cell, share_cell
+from burnish.evaluation.lines import Cell, Change, Line, change_of, difference_cell, mean_cell, rate_cell, share_cell
 from burnish.evaluation.retention import KL_RULE
 from burnish.evaluation.suite import Card
 from burnish.evaluation.topic_likelihood import TopicEvidence
 
 TITLE_WIDTH = 20
 """So that three models fit on 80 columns."""
+
+NEXT = "\u2026"
+"""A title that goes on from the one above."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -59,6 +63,7 @@ def with_evidence(lines: Sequence[Line], cards: Sequence[Card]) -> list[Line]:
     return [
         *asked,
         *topic_lines(cards),
+        *drift_lines(cards),
         *retained,
         *kl_line(cards),
         *calibration_lines(cards),
@@ -116,7 +121,7 @@ def topic_lines(cards: Sequence[Card]) -> list[Line]:
     lines = [_likeliest_line(found, "topic_likeliest", "own topic likeliest", about, None)]
     if len(told.by_turns) > 1:
         lines += [
-            _likeliest_line(found, f"topic_likeliest.{n}", f"\u2026 with {n} turns", about, n) for n in told.by_turns
+            _likeliest_line(found, f"topic_likeliest.{n}", f"{NEXT} with {n} turns", about, n) for n in told.by_turns
         ]
     means = [None if topic is None else topic.pmi_per_word for topic in found]
     if any(means):
@@ -143,12 +148,17 @@ def _likeliest_line(found: Sequence[TopicEvidence | None], key: str, title: str,
         None if topic is None else [record.wins for record in topic.records if turns in (None, record.turns)]
         for topic in found
     ]
+    return _outcome_line(outcomes, key=key, title=title, about=about, rule=topic_rules.LIKELIEST_RULE)
+
+
+def _outcome_line(outcomes: Sequence[list[bool] | None], *, key: str, title: str, about: str, rule: str) -> Line:
+    """A rate of the group `topic`, of those models that could be judged."""
     return Line(
         key=key,
         group="topic",
         title=title,
         about=about,
-        rule=topic_rules.LIKELIEST_RULE,
+        rule=rule,
         n=max(len(outcome) for outcome in outcomes if outcome is not None),
         unit="rate",
         higher_is_better=True,
@@ -157,6 +167,43 @@ def _likeliest_line(found: Sequence[TopicEvidence | None], key: str, title: str,
             outcomes, lambda first, other: change_of(paired_rate_difference(first, other), 100, "points")
         ),
     )
+
+
+def drift_lines(cards: Sequence[Card]) -> list[Line]:
+    """How often an answer belongs to its conversation at each turn of those that the models held, and the drift."""
+    found = [card.drift for card in cards]
+    told = next((drift for drift in found if drift is not None), None)
+    if told is None:
+        return []
+    about = f"conversations that each model holds itself, read by {told.turns[0].judge}"
+    lines = []
+    for place in range(len(told.turns)):
+        outcomes = [None if drift is None else [r.wins for r in drift.turns[place].records] for drift in found]
+        lines.append(
+            _outcome_line(
+                outcomes,
+                key=f"topic_turn.{place + 1}",
+                title=f"{NEXT} turn {place + 1}" if place else "held talk, turn 1",
+                about=about,
+                rule=topic_turns.TURN_RULE,
+            )
+        )
+    drifts = [None if drift is None else [last - first for first, last in drift.ends] for drift in found]
+    seed = cards[0].suite.seed
+    changes = _from_first(drifts, lambda first, other: paired_difference(first, other, seed=seed))
+    line = Line(
+        key="topic_drift",
+        group="topic",
+        title="drift over turns",
+        about=f"{about}; the rate at the last turn less that at the first, in points",
+        rule=topic_turns.DRIFT_RULE,
+        n=len(told.dialogues),
+        unit="difference of rates",
+        higher_is_better=True,
+        cells=_each(found, lambda drift: difference_cell(drift.drift)),
+        changes=_each(changes, lambda change: change_of(change, 100, "points")),
+    )
+    return [*lines, line]
 
 
 def _pmi_change(first: TopicEvidence, other: TopicEvidence) -> Change | None:

@@ -117,6 +117,13 @@ def mean_cell(mean: Mean, digits: int) -> Cell:
     return Cell(mean.value, low, high, value, f"{left}\u2013{right}")
 
 
+def difference_cell(difference: Difference) -> Cell:
+    """A difference of rates as a number of its own, in points."""
+    low, high = difference.interval.low, difference.interval.high
+    told = [_signed(100 * number, 0) for number in (difference.value, low, high)]
+    return Cell(difference.value, low, high, told[0], f"{told[1]} to {told[2]}")
+
+
 def _signed(value: float, digits: int = 1) -> str:
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -57,7 +57,7 @@ def render_page(report: Report) -> str:
         loader=FunctionLoader(_packaged),
         finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
     )
-    environment.globals.update(bar=interval_bar, rows_of=_rows_of, swatch=_swatch)
+    environment.globals.update(bar=interval_bar, rows_of=_rows_of, swatch=_swatch, held=_held_by(report))
     script = _packaged("page.js")
     digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode("ascii")
     used = {c.kind.name for card in report.cards[:1] for row in card.suite.rows for c in row.constraints}
@@ -196,6 +196,22 @@ class Pair:
 
 Names = dict[tuple[str, str], int]
 """(behaviour, category) -> the category's number."""
+
+
+Turns = list[tuple[str, str, bool]]
+"""What was asked, what was answered, and whether that belongs to the conversation."""
+
+
+def _held_by(report: Report) -> Callable[[int, EvalRow], Turns]:
+    """Gives what a model said in the conversation of a row that it held itself; nothing where it held none."""
+    found: dict[tuple[int, str], Turns] = {}
+    for model, card in enumerate(report.cards):
+        if (drift := card.drift) is None:
+            continue
+        for dialogue in drift.dialogues:
+            said = [answer.text.strip() for answer in dialogue.answers]
+            found[model, dialogue.row.id] = list(zip(dialogue.asked, said, drift.wins(dialogue), strict=True))
+    return lambda model, row: found.get((model, row.id), [])
 
 
 def _categories_of(row: EvalRow) -> tuple[str, ...]:

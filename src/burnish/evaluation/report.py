@@ -93,6 +93,7 @@ class Report:
             "retention": {card.name: asdict(card.retention) if card.retention else None for card in self.cards},
             "calibration": {card.name: asdict(card.calibration) if card.calibration else None for card in self.cards},
             "topic": {card.name: card.topic.to_dict() if card.topic else None for card in self.cards},
+            "topic_turns": {card.name: card.drift.to_dict() if card.drift else None for card in self.cards},
             "lm_eval": {card.name: [asdict(result) for result in card.harness] for card in self.cards},
             "kl": {card.name: asdict(card.kl) if card.kl else None for card in self.cards},
             "preference": self.preference.to_dict() if self.preference else None,

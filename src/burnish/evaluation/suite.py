@@ -26,6 +26,7 @@ from burnish.evaluation.rows import (
     stratified_sample,
 )
 from burnish.evaluation.topic_likelihood import TopicEvidence
+from burnish.evaluation.topic_turns import Dialogue, DriftEvidence
 from burnish.rollout.answers import Usage
 
 MAX_NEW_TOKENS = 128
@@ -79,6 +80,8 @@ class Card:
         about: facts about the model for the report (its path, how it was prompted, its size).
         seconds: how long it took.
         topic: what a base model says of the answers' topics; None where it was not asked.
+        dialogues: the conversations that it held itself, turn by turn, where it was asked to.
+        drift: what the base model says of those.
         harness: what tasks of lm-evaluation-harness gave, where any were asked for.
         kl: how far the model has moved from the report's first; None for that one, and where it was not measured.
         endpoint: whether the model stands behind an API, so that what answers cost belongs into the report.
@@ -91,6 +94,8 @@ class Card:
     about: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     topic: TopicEvidence | None = None
+    dialogues: tuple[Dialogue, ...] = ()
+    drift: DriftEvidence | None = None
     kl: KLEvidence | None = None
     harness: tuple[HarnessResult, ...] = ()
     endpoint: bool = False

@@ -15,6 +15,7 @@ from burnish.errors import BurnishError, ConfigError
 from burnish.evaluation.retention import measure_kl
 from burnish.evaluation.suite import Card
 from burnish.evaluation.topic_likelihood import measure_topic
+from burnish.evaluation.topic_turns import Ask, hold_dialogues, measure_drift, n_turns
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.responder import ModelResponder
 
@@ -108,7 +109,7 @@ def with_harness(card: Card, model: ModelResponder, tasks: Sequence[str], path: 
 
 
 def with_topic(card: Card, judge: Scoring | None) -> Card:
-    """The card with what a base model says of its answers' topics.
+    """The card with what a base model says of its answers' topics, and of those in the conversations that it held.
 
     Args:
         card: the model's, with its answers.
@@ -124,4 +125,28 @@ def with_topic(card: Card, judge: Scoring | None) -> Card:
         found = measure_topic(judge, answers, card.suite.topic_rows, seed=card.suite.seed)
     except BurnishError as error:
         return with_note(card, "topic likelihood", f"not measured: {error}")
-    return with_tokens(replace(card, topic=found), f"topic (through {judge.name})", judge.tokens_scored - before)
+    card = replace(card, topic=found)
+    if card.dialogues:
+        rows = [row for row in card.suite.topic_rows if n_turns(row) > 1]
+        try:
+            card = replace(card, drift=measure_drift(judge, card.dialogues, rows, seed=card.suite.seed))
+        except BurnishError as error:
+            card = with_note(card, "drift over turns", f"not measured: {error}")
+    return with_tokens(card, f"topic (through {judge.name})", judge.tokens_scored - before)
+
+
+def with_dialogues(card: Card, ask: Ask) -> Card:
+    """The card with the conversations of `topic` that the model holds itself.
+
+    Args:
+        card: the model's.
+        ask: gives its answers.
+    """
+    try:
+        held = hold_dialogues(ask, [record.row for record in card.of("topic")])
+    except BurnishError as error:
+        return with_note(card, "drift over turns", f"not measured: {error}")
+    if not held:
+        return card
+    more = sum(len(dialogue.answers) for dialogue in held)
+    return with_note(replace(card, dialogues=held), "held turn by turn", f"{len(held)} conversations, {more} answers")

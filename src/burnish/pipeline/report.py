@@ -15,17 +15,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from burnish.data.examples import Message
 from burnish.errors import BurnishError, ConfigError, OutputDirError
 from burnish.evaluation.cost import make_prices
 from burnish.evaluation.report import Report, build_report, print_details, print_report, write_report
 from burnish.evaluation.suite import Card, Suite, evaluate, load_suite
+from burnish.evaluation.topic_turns import DIALOGUE_TOKENS, Ask
 from burnish.files import atomic_write
 from burnish.models.placement import pick_device, pick_dtype
-from burnish.pipeline.evidence import check_tasks, with_harness, with_kl, with_tokens, with_topic
+from burnish.pipeline.evidence import check_tasks, with_dialogues, with_harness, with_kl, with_tokens, with_topic
 from burnish.pipeline.preference import check_preference, compare
 from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.responders import Asking, Group, check_keys, check_models, make_groups
 from burnish.pipeline.training import training_of
+from burnish.rollout.answers import Answer
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.endpoint import EndpointSettings, is_endpoint
 from burnish.rollout.remote import EndpointResponder
@@ -114,8 +117,10 @@ def _measure(config: ReportConfig, suite: Suite, asking: Asking, console: Consol
     while groups:
         group = groups.pop(0)
         together = {name: one for name, one in group.responders.items() if isinstance(one, CachedResponder)}
+        later = any(isinstance(one, CachedResponder) for rest in groups for one in rest.responders.values())
+        judged = config.topic_judge is not None or later or bool(_first_reader(None, models, readers | together))
         for name in group.responders:
-            card = _card(name, group, suite, asking, console)
+            card = _card(name, group, suite, asking, console, dialogues=config.dialogues and judged)
             if name in together:
                 card = with_tokens(card, "multiple choice and prose", together[name].tokens_scored)
             card = with_kl(card, next(iter(models)), together)
@@ -199,18 +204,20 @@ def _asking(config: ReportConfig, console: Console) -> Asking:
     return Asking(dtype, place, config.batch_size, patience, kept, echo, keys, config.compute)
 
 
-def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console) -> Card:
+def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Console, *, dialogues: bool) -> Card:
     responder = group.responders[name]
     with _Display(name, console) as display:
         try:
             card = evaluate(responder, suite, progress=display.show)
+            if dialogues:
+                card = with_dialogues(card, _asker(responder, suite, display))
         except BurnishError as error:
             error.where = f"model {name}, {error.where}"
             raise
         finally:
             if isinstance(responder, EndpointResponder):
                 responder.close()
-    about = {"model": group.sources[name], "prompted": _prompted(responder, asking)}
+    about = {**card.about, "model": group.sources[name], "prompted": _prompted(responder, asking)}
     if responder.from_cache:
         about["from the cache"] = f"{responder.from_cache} of {responder.asked} answers"
         console.print(Text(f"{name}: {about['from the cache']} were kept from before"))
@@ -220,6 +227,22 @@ def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Consol
         for what, many in notes.items():
             console.print(Text(f"{name}: {what}: {many}"))
     return replace(card, about=about, endpoint=isinstance(responder, EndpointResponder))
+
+
+def _asker(responder: CachedResponder | EndpointResponder, suite: Suite, display: _Display) -> Ask:
+    """How the conversations that a model holds are put to it."""
+
+    def ask(names: list[str], conversations: list[list[Message]]) -> list[Answer]:
+        if isinstance(responder, EndpointResponder):
+            responder.names = names
+
+        def answered(done: int) -> None:
+            display.show("turns", done, len(conversations))
+
+        limit = min(suite.max_new_tokens, DIALOGUE_TOKENS)
+        return responder.answer(conversations, max_new_tokens=limit, progress=answered)
+
+    return ask
 
 
 def _prompted(responder: CachedResponder | EndpointResponder, asking: Asking) -> str:

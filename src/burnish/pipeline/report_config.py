@@ -56,6 +56,9 @@ class ReportConfig(Config):
     topic_judge: str | None = None
     """The base model that says which conversation makes an answer most likely: a name of `models`, a stage of the
     recipe, or any model but an endpoint. The report's first raw model if not given."""
+    dialogues: bool = True
+    """Whether models also hold the conversations of `topic` themselves, turn by turn, where something judges topics; an
+    answer more for each turn."""
     lm_eval: tuple[str, ...] = ()
     """Tasks of EleutherAI's lm-evaluation-harness: a list, or `TASK,TASK` (`pip install 'burnish[lm-eval]'`)."""
     lm_eval_path: str | None = None
