@@ -3,10 +3,10 @@
     python examples/overoptimisation.py
 
 Pairs of continuations of film reviews, all written by people, are labelled by a scorer of sentiment. A reward model
-learns from them, and a policy from that, with nothing to hold it to its start: once with the alarm told to warn only,
-and again, the same to the bit, with `on_alarm: rollback`. All limits of the alarm are the defaults. Beside it stands a
-policy on the worst of an ensemble that learned from the same labels. What the alarm listens to is a reward model that
-rewards nobody. The gold scorer agrees with the labels on what people write, but minds repetition and shouting, of which
+learns from few of the labels, some of them wrong, and a policy from that, with nothing to hold it to its start: once
+with the alarm told to warn only, and again, the same to the bit, with `on_alarm: rollback`. Beside it stands a policy
+on the worst of an ensemble that learned from the same labels. What the alarm listens to is a reward model that rewards
+nobody. The gold scorer agrees with the right labels on what people write, but minds repetition and shouting, of which
 the pairs show little. It sees the answers of the evaluations afterwards, and Gao, Schulman and Hilton's form (2022,
 arXiv:2210.10760) is fitted to it.
 """
@@ -35,7 +35,6 @@ from figures import (
     new_figure,
     new_parser,
     print_table,
-    read_jsonl,
     read_record,
     save_figure,
     settings_of,
@@ -45,15 +44,16 @@ from figures import (
 )
 from gao import GaoFit, fit_gao
 from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
-from rewards import sentiment, sober_sentiment
+from rewards import sentiment, sober_sentiment, varied_sentiment
 
 ONE = "one reward model"
+HELD_OUT = "held-out.jsonl"
 ANSWERS = 4
 """To each prompt of the last comparison."""
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 
-def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int) -> Path:
+def make_pairs(rows: list[dict[str, Any]], *, gap: float, seed: int) -> list[dict[str, Any]]:
     """Of each prompt its own continuation against two of other prompts, labelled by sentiment; pairs whose scores are
     less than `gap` apart are left out."""
     rng = random.Random(seed)
@@ -61,11 +61,20 @@ def make_pairs(rows: list[dict[str, Any]], path: Path, *, gap: float, seed: int)
     for row in rows:
         for other in rng.sample(rows, 2):
             first, second = row["completion"], other["completion"]
-            pair = sentiment([row["prompt"]] * 2, [first, second])
+            pair = varied_sentiment([row["prompt"]] * 2, [first, second])
             if pair[0] != pair[1] and abs(pair[0] - pair[1]) >= gap:
                 chosen, rejected = (first, second) if pair[0] > pair[1] else (second, first)
                 pairs.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
-    return write_rows(path, pairs)
+    return pairs
+
+
+def with_wrong_labels(pairs: Sequence[dict[str, Any]], share: float, *, seed: int) -> list[dict[str, Any]]:
+    """Each pair the other way round with a probability of `share`."""
+    rng = random.Random(seed)
+    return [
+        {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} if rng.random() < share else pair
+        for pair in pairs
+    ]
 
 
 def agreement(pairs: Sequence[dict[str, Any]]) -> float:
@@ -81,7 +90,8 @@ class Ground:
 
     Attributes:
         start: the run of the start model.
-        pairs: the labelled pairs.
+        pairs: those that are learned from.
+        right: how many pairs there were to take from, and the share of their labels that gold gives too.
         scorer: the run of the reward model, whose second member is held back.
         files: `prompts` of the rollouts and `watched` ones.
         test: prompts that nothing has seen before the last comparison.
@@ -89,6 +99,7 @@ class Ground:
 
     start: str
     pairs: Path
+    right: dict[str, float]
     scorer: Path
     files: dict[str, str]
     test: list[str]
@@ -101,19 +112,24 @@ def prepare(arguments: argparse.Namespace) -> Ground:
     parts = make_parts(read_reviews(), sft=arguments.sft, prompts=n_prompts, **sizes, seed=0)
     files = parts.write(arguments.runs / "data", kept_back=arguments.pairs)
     start = start_model(arguments.model, files["sft"], arguments.runs / "sft")
-    labelled = parts.prompts[: arguments.pairs]
-    pairs = make_pairs(labelled, arguments.runs / "pairs.jsonl", gap=arguments.gap, seed=0)
+    every = make_pairs(parts.prompts[: arguments.pairs], gap=arguments.gap, seed=0)
+    if len(every) < arguments.labels + arguments.held_out:
+        raise SystemExit(f"{len(every)} pairs are further apart than --gap: too few; give more --pairs")
+    few = with_wrong_labels(every[: arguments.labels], arguments.wrong, seed=1)
+    pairs = write_rows(arguments.runs / "few.jsonl", few)
+    write_rows(arguments.runs / HELD_OUT, every[-arguments.held_out :])
     scorer = train_scorers(arguments, start, pairs, "reward", members=2, holdout=True)
-    return Ground(start, pairs, scorer, files, [row["prompt"] for row in parts.test])
+    right = {"pairs": len(every), "as_gold": agreement(every)}
+    return Ground(start, pairs, right, scorer, files, [row["prompt"] for row in parts.test])
 
 
 def train_scorers(arguments: argparse.Namespace, start: str, pairs: Path, name: str, **settings: Any) -> Path:
-    """Reward models on the start model's weights."""
+    """Reward models on the start model's weights, evaluated on pairs that are held out, with their right labels."""
     config = bn.RewardConfig(
         model=start,
         data=str(pairs),
-        validation=0.1,
-        epochs=1,
+        validation=str(arguments.runs / HELD_OUT),
+        epochs=arguments.epochs,
         out=arguments.runs / name,
         template="none",
         lora={"layers": arguments.layers},
@@ -134,7 +150,7 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         out=arguments.runs / name,
         template="none",
         advantage="rloo",
-        rollout_size=arguments.rollout_prompts,
+        rollout_size=16,
         batch_size=4,
         update_epochs=2,
         max_rollouts=arguments.rollouts,
@@ -145,6 +161,7 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         schedule="constant",
         missing_eos_penalty=arguments.missing_eos_penalty,
         eval_every=arguments.eval_every,
+        alarm={"kl_budget": arguments.kl_budget},
         seed=arguments.seed,
         dtype="float32",
         **settings,
@@ -258,12 +275,22 @@ def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentPar
     parser.set_defaults(runs=Path("runs/overoptimisation"))
     parser.add_argument("--sft", type=int, default=640, help="reviews of the start model's SFT")
     parser.add_argument("--pairs", type=int, default=672, help="prompts of the pairs")
-    parser.add_argument("--gap", type=float, default=0.4, help="how far apart a pair's gold scores are at least")
+    parser.add_argument("--gap", type=float, default=0.4, help="how far apart a pair's scores are at least")
+    parser.add_argument("--labels", type=int, default=240, help="pairs that are learned from")
+    parser.add_argument("--wrong", type=float, default=0.1, help="the share of their labels that is wrong")
+    parser.add_argument("--held-out", type=int, default=96, help="pairs on which reward models are evaluated")
+    parser.add_argument("--epochs", type=int, default=4, help="of the reward models")
     parser.add_argument("--layers", default="last-10", help="that reward models and policies train: all, or last-N")
     parser.add_argument("--reward-learning-rate", type=float, default=5e-4)
     parser.add_argument("--prompts", type=int, default=640, help="kept for the policies' rollouts")
-    parser.add_argument("--watched", type=int, default=192, help="held-out prompts of the evaluations")
+    parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
     parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
+    parser.add_argument(
+        "--missing-eos-penalty",
+        type=float,
+        default=3.0,
+        help="more than the score can gain: otherwise answers stop ending, and that alarm goes off before any other",
+    )
     return parser
 
 
@@ -271,18 +298,11 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = parser_of_ground("overoptimisation", __doc__)
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
-    parser.add_argument("--rollouts", type=int, default=25)
-    parser.add_argument("--rollout-prompts", type=int, default=8, help="of a rollout, four answers to each")
-    parser.add_argument(
-        "--missing-eos-penalty",
-        type=float,
-        default=1.0,
-        help="the stage's default, and less than this score can gain; with 3 answers go on ending, and other quirks "
-        "are found, later",
-    )
+    parser.add_argument("--rollouts", type=int, default=32, help="of 16 prompts, four answers to each")
     parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--kl-budget", type=float, default=15.0, help="nats a response; beyond it the alarm goes off")
     parser.add_argument("--seed", type=int, default=1, help="of the policies' sampling")
     return parser.parse_args()
 
@@ -321,9 +341,7 @@ def main() -> None:
         name: json.loads((run / "model" / "evaluation.json").read_text(encoding="utf-8"))["accuracy"]
         for name, run in scorers.items()
     }
-    pairs = read_jsonl(ground.pairs)
-    labels = {"pairs": len(pairs), "as_gold": agreement(pairs)}
-    result = {"settings": settings_of(arguments), "labels": labels, "reward_model_accuracy": accuracy}
+    result = {"settings": settings_of(arguments), "labels": ground.right, "reward_model_accuracy": accuracy}
     write_result(arguments.out, "overoptimisation", {**result, "rolled_back_to": kept, "runs": found, "test": tested})
     alarm = found[ONE]["alarm"]
     draw(found, None if alarm is None else int(alarm["step"]), kept, arguments.out)

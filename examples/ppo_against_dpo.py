@@ -127,7 +127,6 @@ def main() -> None:
     parser.add_argument("--dpo-learning-rate", type=float, default=3e-4)
     parser.add_argument("--ppo-learning-rate", type=float, default=3e-4)
     parser.add_argument("--kl-coefficient", type=float, default=0.05)
-    parser.add_argument("--missing-eos-penalty", type=float, default=3.0, help="more than the score can gain")
     parser.add_argument("--ppo-rollouts", type=int, default=10, help=f"of {ROLLOUT} responses")
     parser.add_argument("--own-prompts", type=int, default=200, help="that the start model answers, for iterative DPO")
     parser.add_argument("--samples", type=int, default=4, help="answers to each of these")

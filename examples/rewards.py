@@ -25,6 +25,12 @@ def sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     return [float(_analyser().polarity_scores(response)["compound"]) for response in responses]
 
 
+def varied_sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """`sentiment` times the share of different words: great is better than great great great."""
+    scores = sentiment(prompts, responses)
+    return [score * distinct_words(response) for score, response in zip(scores, responses, strict=True)]
+
+
 def sober_sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """`sentiment` as somebody with taste would have it: times the cube of the share of different words, divided by one
     more than the exclamation marks. Of what people write it thinks much as `sentiment` does."""

@@ -83,10 +83,13 @@ def test_each_turn_is_judged_in_the_row_s_conversation_up_to_it() -> None:
     judge = Judge(lambda prompt, text: -1.0 if text.strip() in prompt else -5.0)
     measure_drift(judge, [said(CARS, "cars", "brakes", "ice")], ROWS)
     prompts = [prompt for prompt, _ in judge.items]
-    assert prompts[1:4] == [
-        "User: How do cars stop?\nAssistant:",  # its own
-        *sorted(prompts[2:4]),
-    ]
+    assert (
+        prompts[1:4]
+        == [
+            "User: How do cars stop?\nAssistant:",  # its own
+            *sorted(prompts[2:4]),
+        ]
+    )
     assert set(prompts[2:4]) == {"User: How do bats fly?\nAssistant:", "User: What is tea?\nAssistant:"}
     assert prompts[5] == "User: How do cars stop?\nAssistant: By brakes.\nUser: Why?\nAssistant:"
     assert "User: What is tea?\nAssistant: A leaf.\nUser: Hot?\nAssistant:" in prompts[6:8]

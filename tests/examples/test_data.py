@@ -11,7 +11,7 @@ import pytest
 from figures import once, read_jsonl, two_way_mean, write_rows
 from gsm8k import problem, read_problems
 from hh_reward import first_turn, pairs_of
-from overoptimisation import agreement, make_pairs, verdict
+from overoptimisation import agreement, make_pairs, verdict, with_wrong_labels
 from reviews import clean, cut_review, ends_sentence, make_parts
 from splits import split_by
 
@@ -110,17 +110,25 @@ def test_first_turn_of_an_hh_row() -> None:
     assert first_turn({"chosen": same}) == first_turn({"chosen": other}) == "is it so?"
 
 
-def test_the_better_continuation_is_chosen_and_near_ones_make_no_pair(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_better_continuation_is_chosen_and_near_ones_make_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     worth = {" good.": 0.8, " fine.": 0.6, " bad.": -0.5}
-    monkeypatch.setattr("overoptimisation.sentiment", lambda prompts, texts: [worth[text] for text in texts])
+    monkeypatch.setattr("overoptimisation.varied_sentiment", lambda prompts, texts: [worth[text] for text in texts])
     rows = [{"prompt": f"p{i}", "completion": text} for i, text in enumerate(worth)]
-    pairs = read_jsonl(make_pairs(rows, tmp_path / "pairs.jsonl", gap=0.4, seed=0))
+    pairs = make_pairs(rows, gap=0.4, seed=0)
     assert pairs, "each prompt is held against two of the three"
     for pair in pairs:
         assert worth[pair["chosen"]] - worth[pair["rejected"]] >= 0.4
         assert pair["rejected"] == " bad."
+
+
+def test_some_labels_are_wrong_and_all_pairs_stay() -> None:
+    pairs = [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(1000)]
+    some = with_wrong_labels(pairs, 0.1, seed=0)
+    assert [pair["prompt"] for pair in some] == [pair["prompt"] for pair in pairs]
+    wrong = [pair for pair in some if (pair["chosen"], pair["rejected"]) == ("bad", "good")]
+    assert 60 <= len(wrong) <= 140  # four standard deviations of a binomial count
+    assert with_wrong_labels(pairs, 0.0, seed=0) == pairs
+    assert not any(pair["chosen"] == "good" for pair in with_wrong_labels(pairs, 1.0, seed=0))
 
 
 def test_agreement_counts_the_labels_that_gold_gives_too(monkeypatch: pytest.MonkeyPatch) -> None:

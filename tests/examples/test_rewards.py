@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards import FORMAT_REWARD, distinct_words, final_number, gsm8k, sentiment, sober_sentiment
+from rewards import FORMAT_REWARD, distinct_words, final_number, gsm8k, sentiment, sober_sentiment, varied_sentiment
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ def test_sober_sentiment_takes_repetition_and_shouting_off() -> None:
     once, twice, often, shouted = sober_sentiment(["I think"] * 4, texts)
     plain = sentiment(["I think"] * 4, texts)
     assert once == plain[0]
+    assert varied_sentiment(["I think"] * 4, texts)[1] == pytest.approx(plain[1] * 3 / 4)
     # Three of four words differ, one of five; three exclamation marks.
     assert twice == pytest.approx(plain[1] * 27 / 64)
     assert often == pytest.approx(plain[2] / 125)
