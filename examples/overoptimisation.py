@@ -43,7 +43,7 @@ from figures import (
     write_rows,
 )
 from gao import GaoFit, fit_gao
-from reviews import MAX_NEW_TOKENS, continue_prompts, make_parts, read_reviews, start_model
+from reviews import continue_prompts, make_parts, read_reviews, start_model
 from rewards import sentiment, sober_sentiment, varied_sentiment
 
 ONE = "one reward model"
@@ -154,7 +154,8 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         batch_size=4,
         update_epochs=2,
         max_rollouts=arguments.rollouts,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
         kl_coefficient=0.0,
         learning_rate=arguments.learning_rate,
         lora={"layers": arguments.layers},
@@ -245,12 +246,12 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
     save_figure(figure, out, "overoptimisation")
 
 
-def compare(models: dict[str, str], prompts: list[str]) -> dict[str, Any]:
+def compare(models: dict[str, str], prompts: list[str], **sampling: Any) -> dict[str, Any]:
     """The gold reward of each model on prompts that nothing has seen before, the mean of `ANSWERS` to each; how far it
-    is from that of the model that was rolled back, on the same prompts; the labeller's score; three answers."""
+    is from that of the model that was rolled back, on the same prompts; the plain sentiment; three answers."""
     found: dict[str, dict[str, Any]] = {}
     said = {
-        name: [[one.text for one in own] for own in continue_prompts(model, prompts, n=ANSWERS, seed=1)]
+        name: [[one.text for one in own] for own in continue_prompts(model, prompts, n=ANSWERS, seed=1, **sampling)]
         for name, model in models.items()
     }
     gold = {name: mean_scores(sober_sentiment, prompts, texts) for name, texts in said.items()}
@@ -297,6 +298,8 @@ def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentPar
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = parser_of_ground("overoptimisation", __doc__)
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the policies, at which answers end")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="room enough to run on")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
     parser.add_argument("--rollouts", type=int, default=32, help="of 16 prompts, four answers to each")
     parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble")
@@ -334,7 +337,8 @@ def main() -> None:
         print(json.dumps({"verdict": told, "fit": found[name]["fit"]}, indent=2))
     kept = int(read_record(rolled)["metrics"]["model_of_step"])
     models = {"start": start, "rolled back": rolled, **{f"{name}, never stopped": run for name, run in runs.items()}}
-    tested = compare({k: str(v) for k, v in models.items()}, ground.test)
+    sampling = {"temperature": arguments.temperature, "max_new_tokens": arguments.max_new_tokens}
+    tested = compare({k: str(v) for k, v in models.items()}, ground.test, **sampling)
     print_table(("on test prompts", "gold"), [[name, with_interval(**part["gold"])] for name, part in tested.items()])
     print("never stopped against rolled back:", with_interval(**tested[f"{ONE}, never stopped"]["against_rolled_back"]))
     accuracy = {

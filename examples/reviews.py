@@ -136,8 +136,16 @@ def start_model(model: str, data: str, out: Path, *, seed: int = 0, **more: Any)
     return str(out)
 
 
-def continue_prompts(model: str, prompts: Sequence[str], *, n: int, seed: int) -> list[list[Answer]]:
-    """`n` continuations of each prompt, at temperature 1; `model` is a model or a run's directory."""
+def continue_prompts(
+    model: str,
+    prompts: Sequence[str],
+    *,
+    n: int,
+    seed: int,
+    temperature: float = 1.0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> list[list[Answer]]:
+    """`n` continuations of each prompt; `model` is a model or a run's directory."""
     import burnish as bn
     from burnish.data.examples import Message
     from burnish.models.placement import pick_device, pick_dtype
@@ -146,5 +154,5 @@ def continue_prompts(model: str, prompts: Sequence[str], *, n: int, seed: int) -
     device = pick_device("auto")
     dtype = pick_dtype("float32", device)
     (speaker,) = bn.load_speakers([model_of(model)], dtype=dtype, device=str(device), template="none")
-    params = bn.SamplingParams(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    params = bn.SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     return speaker.answers([[Message("user", prompt)] for prompt in prompts], params, n=n, batch_size=64)

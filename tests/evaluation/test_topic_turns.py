@@ -125,7 +125,9 @@ def test_the_lines_hold_the_rate_at_each_turn_and_the_drift() -> None:
     assert list(lines) == ["topic_turn.1", "topic_turn.2", "topic_turn.3", "topic_drift"]
     assert [lines[f"topic_turn.{turn}"].n for turn in (1, 2, 3)] == [3, 3, 1]
     drift = lines["topic_drift"]
-    assert drift.cells[2] is None and drift.cells[0] is not None and drift.cells[1] is not None
+    assert drift.cells[2] is None
+    assert drift.cells[0] is not None
+    assert drift.cells[1] is not None
     assert (drift.cells[0].text, drift.cells[1].text) == ("0", "\u2212100")
     assert drift.changes[1] is not None
     # b falls from right to wrong in all three, a rises in one and falls in another: -1 and 0 on average.
