@@ -154,8 +154,7 @@ def train_policy(arguments: argparse.Namespace, start: str, files: dict[str, str
         batch_size=4,
         update_epochs=2,
         max_rollouts=arguments.rollouts,
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
+        **sampling_of(arguments),
         kl_coefficient=0.0,
         learning_rate=arguments.learning_rate,
         lora={"layers": arguments.layers},
@@ -286,6 +285,8 @@ def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentPar
     parser.add_argument("--prompts", type=int, default=640, help="kept for the policies' rollouts")
     parser.add_argument("--watched", type=int, default=64, help="held-out prompts of the evaluations")
     parser.add_argument("--test", type=int, default=128, help="prompts of the last comparison, seen by nothing before")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the policies, at which answers end")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="room enough to run on")
     parser.add_argument(
         "--missing-eos-penalty",
         type=float,
@@ -295,17 +296,20 @@ def parser_of_ground(name: str, description: str | None) -> argparse.ArgumentPar
     return parser
 
 
+def sampling_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How all models answer."""
+    return {"temperature": arguments.temperature, "max_new_tokens": arguments.max_new_tokens}
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = parser_of_ground("overoptimisation", __doc__)
-    parser.add_argument("--temperature", type=float, default=0.7, help="of the policies, at which answers end")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="room enough to run on")
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
     parser.add_argument("--rollouts", type=int, default=32, help="of 16 prompts, four answers to each")
     parser.add_argument("--only-alarm", action="store_true", help="leave out the ensemble")
     parser.add_argument("--eval-every", type=int, default=1, help="in rollouts")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--kl-budget", type=float, default=15.0, help="nats a response; beyond it the alarm goes off")
+    parser.add_argument("--kl-budget", type=float, default=10.0, help="nats a response; beyond it the alarm goes off")
     parser.add_argument("--seed", type=int, default=1, help="of the policies' sampling")
     return parser.parse_args()
 
@@ -337,8 +341,7 @@ def main() -> None:
         print(json.dumps({"verdict": told, "fit": found[name]["fit"]}, indent=2))
     kept = int(read_record(rolled)["metrics"]["model_of_step"])
     models = {"start": start, "rolled back": rolled, **{f"{name}, never stopped": run for name, run in runs.items()}}
-    sampling = {"temperature": arguments.temperature, "max_new_tokens": arguments.max_new_tokens}
-    tested = compare({k: str(v) for k, v in models.items()}, ground.test, **sampling)
+    tested = compare({k: str(v) for k, v in models.items()}, ground.test, **sampling_of(arguments))
     print_table(("on test prompts", "gold"), [[name, with_interval(**part["gold"])] for name, part in tested.items()])
     print("never stopped against rolled back:", with_interval(**tested[f"{ONE}, never stopped"]["against_rolled_back"]))
     accuracy = {

@@ -3,9 +3,10 @@
     python examples/ppo_against_dpo.py
 
 Start model, pairs and reward model are those of overoptimisation.py (and shared with it): what people wrote, labelled
-by a gold scorer. DPO learns from the pairs, PPO from the reward model that learned from them. The paper finds that DPO
-suffers where the pairs are not the model's own answers. Its two remedies stand beside it: SFT on the chosen responses
-before (section 4.2), and one round of DPO on the model's own answers, ranked by the reward model (iterative DPO).
+by a scorer of sentiment, a tenth of the labels wrong. DPO learns from the pairs, PPO from the reward model that learned
+from them. The paper finds that DPO suffers where the pairs are not the model's own answers. Its two remedies stand
+beside it: SFT on the chosen responses before (section 4.2), and one round of DPO on the model's own answers, ranked by
+the reward model (iterative DPO).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from frontier import (
     seconds_of,
     train_dpo,
 )
-from overoptimisation import Ground, parser_of_ground, prepare
+from overoptimisation import Ground, parser_of_ground, prepare, sampling_of
 from reviews import continue_prompts, start_model
 from rewards import sober_sentiment
 from sentiment import ROLLOUT
@@ -65,16 +66,18 @@ def ppo_config(arguments: argparse.Namespace, ground: Ground) -> PPOConfig:
         max_rollouts=arguments.ppo_rollouts,
         missing_eos_penalty=arguments.missing_eos_penalty,
         kl_coefficient=arguments.kl_coefficient,
+        **sampling_of(arguments),
     )
 
 
 def own_pairs(arguments: argparse.Namespace, ground: Ground) -> dict[str, Any]:
     """Pairs of the start model's own answers, ranked by the reward model, and what they cost; made once."""
+    sampling = sampling_of(arguments)
     prompts = list(dict.fromkeys(row["prompt"] for row in read_jsonl(ground.pairs)))[: arguments.own_prompts]
 
     def make() -> dict[str, Any]:
         began = time.perf_counter()
-        texts = ended_texts(continue_prompts(ground.start, prompts, n=arguments.samples, seed=1))
+        texts = ended_texts(continue_prompts(ground.start, prompts, n=arguments.samples, seed=1, **sampling))
         asked = zip(prompts, texts, strict=True)
         rows = [{"prompt": prompt, "completion": f" {text}"} for prompt, own in asked for text in own]
         scored = bn.score_data(str(ground.scorer), str(write_rows(arguments.own / "own.jsonl", rows)))
@@ -85,7 +88,8 @@ def own_pairs(arguments: argparse.Namespace, ground: Ground) -> dict[str, Any]:
         seconds = round(time.perf_counter() - began)
         return {"file": str(file), "pairs": len(pairs), "answers": len(rows), "seconds": seconds}
 
-    return once(arguments.own / "own-pairs.json", {"prompts": prompts, "samples": arguments.samples}, make)
+    settings = {"prompts": prompts, "samples": arguments.samples, **sampling}
+    return once(arguments.own / "own-pairs.json", settings, make)
 
 
 def against(name: str, lines: Sequence[Line], other: Sequence[Line]) -> dict[str, Any]:
@@ -125,9 +129,9 @@ def main() -> None:
     parser.add_argument("--own", type=Path, default=Path("runs/ppo_against_dpo"), help="takes the runs of this example")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--dpo-learning-rate", type=float, default=3e-4)
-    parser.add_argument("--ppo-learning-rate", type=float, default=3e-4)
+    parser.add_argument("--ppo-learning-rate", type=float, default=5e-4)
     parser.add_argument("--kl-coefficient", type=float, default=0.05)
-    parser.add_argument("--ppo-rollouts", type=int, default=10, help=f"of {ROLLOUT} responses")
+    parser.add_argument("--ppo-rollouts", type=int, default=12, help=f"of {ROLLOUT} responses")
     parser.add_argument("--own-prompts", type=int, default=200, help="that the start model answers, for iterative DPO")
     parser.add_argument("--samples", type=int, default=4, help="answers to each of these")
     arguments = parser.parse_args()
