@@ -166,11 +166,7 @@ def load_model(
     Raises:
         ModelError: the model can't be found, read or used; the message says what to do.
     """
-    source = resolve_model(model) if isinstance(model, str) else model
-    directory = model_directory(source, echo=echo)
-    if source.kind == "hub" and is_adapter(directory):
-        source = _resolve_adapter(directory, source.id)
-        directory = model_directory(source, echo=echo)
+    source, directory = _located(resolve_model(model) if isinstance(model, str) else model, echo)
     config = read_config(directory)
     check_weights(directory)
     tokenizer = _load_tokenizer(_tokenizer_directory(source, directory))
@@ -192,6 +188,25 @@ def load_model(
         attn_implementation=attention,
         notices=tuple(notices),
     )
+
+
+def load_tokenizer(source: ModelSource, *, echo: Echo = print) -> Any:
+    """The tokenizer that `load_model` would give, without the weights.
+
+    Raises:
+        ModelError: as there.
+    """
+    source, directory = _located(source, echo)
+    return _load_tokenizer(_tokenizer_directory(source, directory))
+
+
+def _located(source: ModelSource, echo: Echo) -> tuple[ModelSource, Path]:
+    """The source, of an adapter from the hub with its base, and the directory of the plain model's files."""
+    directory = model_directory(source, echo=echo)
+    if source.kind == "hub" and is_adapter(directory):
+        source = _resolve_adapter(directory, source.id)
+        directory = model_directory(source, echo=echo)
+    return source, directory
 
 
 def context_length(config: Any, tokenizer: Any) -> int:

@@ -29,9 +29,12 @@ class Answer:
         finished: whether the model emitted its stop token within the limit of new tokens.
         n_tokens: tokens generated, the stop token not counted; None where an endpoint does not say.
         usage: what it took; None where that was not measured.
+        ids: the tokens as they were drawn, the stop token included; None where an endpoint does not say. The text does
+            not give them back: white space around it and special tokens are gone.
     """
 
     text: str
     finished: bool
     n_tokens: int | None
     usage: Usage | None = field(default=None, compare=False)
+    ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from burnish.data.examples import Message
 from burnish.rollout.answers import Answer, Usage
-from burnish.rollout.responder import ModelResponder
+from burnish.rollout.responder import ModelResponder, demand_same_tokens, texts_of
 from burnish.rollout.response_cache import Keep, ResponseCache
 
 
@@ -22,11 +23,19 @@ class CachedResponder:
             its tokenizer, the precision, the kind of device, the code.
         load: gives the model; called once, at the first question that the cache can't answer.
         cache: keeps what is computed.
+        load_tokenizer: gives its tokenizer without its weights; the loaded model's is taken if not given.
     """
 
-    def __init__(self, name: str, identity: str, load: Callable[[], ModelResponder], cache: ResponseCache) -> None:
+    def __init__(
+        self,
+        name: str,
+        identity: str,
+        load: Callable[[], ModelResponder],
+        cache: ResponseCache,
+        load_tokenizer: Callable[[], Any] | None = None,
+    ) -> None:
         self._name, self.identity, self.cache = name, identity, cache
-        self._load = load
+        self._load, self._load_tokenizer = load, load_tokenizer
         self._model: ModelResponder | None = None
         self.asked = 0
         """Conversations so far."""
@@ -107,20 +116,52 @@ class CachedResponder:
         """Tokens that scoring has put through the model; none for what was on the disk."""
         return self._model.tokens_scored if self._model is not None else 0
 
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, without loading the model where that can be."""
+        if self._model is None and self._load_tokenizer is not None:
+            return self._load_tokenizer()
+        return self.model.speaker.tokenizer
+
     def kl_from(self, start: CachedResponder, texts: Sequence[str], *, max_tokens: int) -> list[tuple[float, int]]:
-        """The sums of KL(self || start) in nats over the texts' positions; see `ModelResponder.kl_from`."""
+        """The sums of KL(self || start) in nats over the texts' positions; see `ModelResponder.kl_from`. Two models
+        that can't be compared are not loaded to find it out."""
 
         def compute(missing: list[int], keep: Keep) -> None:
             asked = [texts[i] for i in missing]
-            for place, value in zip(
-                missing, self.model.kl_from(start.model, asked, max_tokens=max_tokens), strict=True
-            ):
+            self._demand_same_tokens(start, lambda _: asked)
+            values = self.model.kl_from(start.model, asked, max_tokens=max_tokens)
+            for place, value in zip(missing, values, strict=True):
                 keep(place, list(value))
 
         keys = [[self.identity, "kl", start.identity, text, max_tokens] for text in texts]
         return [(float(nats), int(count)) for nats, count in self.cache.filled(keys, compute)]
 
+    def kl_after(
+        self, start: CachedResponder, items: Sequence[tuple[Sequence[Message], Sequence[int]]]
+    ) -> list[tuple[float, int]]:
+        """The sums of KL(self || start) in nats over the answers' positions; see `ModelResponder.kl_after`."""
 
-def _answer(value: dict[str, object]) -> Answer:
-    usage = value["usage"]
-    return Answer(**{**value, "usage": None if usage is None else Usage(**usage)})  # type: ignore[arg-type]
+        def compute(missing: list[int], keep: Keep) -> None:
+            asked = [items[i] for i in missing]
+            self._demand_same_tokens(start, lambda tokenizer: texts_of(asked, tokenizer))
+            for place, value in zip(missing, self.model.kl_after(start.model, asked), strict=True):
+                keep(place, list(value))
+
+        keys = [
+            [self.identity, "kl after", start.identity, [[m.role, m.content] for m in conversation], list(ids)]
+            for conversation, ids in items
+        ]
+        return [(float(nats), int(count)) for nats, count in self.cache.filled(keys, compute)]
+
+    def _demand_same_tokens(self, start: CachedResponder, texts: Callable[[Any], Sequence[str]]) -> None:
+        if self._model is None or start._model is None:
+            own = self.tokenizer
+            demand_same_tokens(self.name, own, start.name, start.tokenizer, texts(own))
+
+
+def _answer(value: dict[str, Any]) -> Answer:
+    usage, ids = value["usage"], value["ids"]
+    return Answer(
+        **{**value, "usage": None if usage is None else Usage(**usage), "ids": None if ids is None else tuple(ids)}
+    )

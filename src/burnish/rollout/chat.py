@@ -175,7 +175,7 @@ def _write(
 
 def _as_record(answer: Answer) -> dict[str, Any]:
     """What was said; what it took differs from run to run and is left out."""
-    return {name: value for name, value in asdict(answer).items() if name != "usage"}
+    return {name: value for name, value in asdict(answer).items() if name not in ("usage", "ids")}
 
 
 # ---- chat ----

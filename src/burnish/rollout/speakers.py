@@ -84,7 +84,7 @@ class Speaker:
     def answer(self, drawn: Sample) -> Answer:
         """A sample as text."""
         text = decode_response(self.tokenizer, drawn.ids, self.stop_ids)
-        return Answer(text, drawn.finished, len(drawn.ids) - drawn.finished)
+        return Answer(text, drawn.finished, len(drawn.ids) - drawn.finished, ids=tuple(drawn.ids))
 
     def measured_answer(self, prompt: Sequence[int], drawn: Sample) -> Answer:
         """The same with what it took: the stop token counts, for it was generated."""
