@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from burnish.cli import main
+from burnish.cli.report import _command
+from burnish.pipeline.report_config import ReportConfig
 from tests.cli.tools import Burnish, demand_one_message, sft
 
 # ---- help and versions ----
@@ -104,6 +106,11 @@ def test_sft_dpo_merge_generate_check_and_report(here: Path, burnish: Burnish) -
     page = (here / "card" / "report.html").read_text()
     assert "burnish report raw=base" in page
     assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_a_report_says_what_it_was_made_by() -> None:
+    config = ReportConfig(models={"raw": "base"}, out=Path("card"), two_bases=False)
+    assert _command(["raw=base"], config, {}) == "burnish report raw=base --out card --no-two-bases"
 
 
 def test_columns_are_mapped(here: Path, burnish: Burnish) -> None:

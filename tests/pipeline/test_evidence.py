@@ -13,11 +13,10 @@ from burnish.errors import ConfigError
 from burnish.evaluation.page import render_page
 from burnish.evaluation.report import build_report, print_report
 from burnish.evaluation.suite import Card, evaluate, load_suite
-from burnish.pipeline.evidence import check_harness, with_harness, with_kl, with_topic
+from burnish.pipeline.divergence import with_kl
+from burnish.pipeline.evidence import check_harness, with_harness, with_topic
 from burnish.rollout.responder import ModelResponder
-from burnish.rollout.speakers import Speaker
 from tests.evaluation.made import CHOICES, PROSE, ROWS, write_lines
-from tests.models.families import tiny_tokenizer
 from tests.rollout.test_responder import pair
 
 
@@ -35,31 +34,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Card],
     )
     raw, moved = pair()
     return {one.name: evaluate(one, suite) for one in (raw, moved)}, {"raw": raw, "moved": moved}
-
-
-def test_kl_is_measured_from_the_first_model(measured: tuple[dict[str, Card], dict[str, ModelResponder]]) -> None:
-    cards, together = measured
-    card = with_kl(cards["moved"], "raw", together)
-    assert card.kl is not None
-    assert [(record.kind, record.id) for record in card.kl.records[:2]] == [("prose", "p1"), ("prose", "p2")]
-    assert {record.id for record in card.kl.records[2:]} == {"m1", "m2"}
-    nats, tokens = sum(r.nats for r in card.kl.records), sum(r.tokens for r in card.kl.records)
-    assert card.kl.per_token.value == pytest.approx(nats / tokens)
-    assert card.kl.per_token.value > 0.01
-    assert f"{tokens + len(card.kl.records):,} for KL (through raw as well)" in card.about["tokens scored"]
-    assert with_kl(cards["raw"], "raw", together) is cards["raw"], "the first has none: it is where the others start"
-
-
-def test_kl_that_can_not_be_measured_says_why(measured: tuple[dict[str, Card], dict[str, ModelResponder]]) -> None:
-    cards, together = measured
-    alone = with_kl(cards["moved"], "raw", {"moved": together["moved"]})
-    assert alone.kl is None
-    assert alone.about["KL from start"].startswith("not measured: it is no adapter of raw's weights")
-    role = together["raw"].speaker.role
-    other = ModelResponder(Speaker.of("raw", role, tiny_tokenizer(add_bos=False)))
-    unlike = with_kl(cards["moved"], "raw", {**together, "raw": other})
-    assert unlike.kl is None
-    assert "different tokens" in unlike.about["KL from start"]
 
 
 def test_the_topic_is_judged_by_the_base_model_against_all_rows_of_the_file(
@@ -85,6 +59,7 @@ def test_the_report_has_them_as_lines_and_as_data(
     lines = {line.key: line for line in report.lines}
     assert [cell is None for cell in lines["kl"].cells] == [True, False]
     assert lines["kl"].changes == (None, None)
+    assert [cell is None for cell in lines["kl_prompts"].cells] == [True, False]
     assert lines["topic_likeliest"].n == 1
     assert list(lines).index("topic_likeliest") < list(lines).index("multiple_choice") < list(lines).index("ece")
     stream = io.StringIO()
@@ -94,7 +69,7 @@ def test_the_report_has_them_as_lines_and_as_data(
     assert lines["kl"].cells[1].text in render_page(report)
     data = report.to_dict()
     assert data["kl"]["raw"] is None
-    assert data["kl"]["moved"]["start"] == "raw"
+    assert data["kl"]["moved"]["start"] == data["kl_prompts"]["moved"]["start"] == "raw"
     assert data["topic"]["moved"]["by_turns"][0]["n"] == 1
     assert sum(row["n"] for row in data["calibration"]["raw"]["bins"]) == 2
     assert data["calibration"]["moved"]["curve"][-1]["coverage"] == 1.0
@@ -107,7 +82,7 @@ def test_a_model_without_log_probs_has_no_cells_and_no_zeros(
     endpoint = replace(cards["moved"], name="api", retention=None)
     assert endpoint.calibration is None
     lines = {line.key: line for line in build_report([endpoint]).lines}
-    assert not {"ece", "brier", "aurc", "kl", "topic_likeliest", "topic_pmi"} & set(lines)
+    assert not {"ece", "brier", "aurc", "kl", "kl_prompts", "topic_likeliest", "topic_pmi"} & set(lines)
     assert {"own_turn", "repetition", "longest_repeat", "distinct_2"} <= set(lines)
 
 

@@ -1,4 +1,5 @@
-"""A report of models on different bases holds the weights of one at a time, beside those that judge topics."""
+"""A report of models on different bases holds the weights of one at a time, beside those that judge topics; for the KL
+from the first model those of two, and never more."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ from tests.evaluation.made import ROWS, write_lines
 from tests.stages.toy import make_model
 
 
-@pytest.mark.parametrize(("judge", "alive"), [(None, [0, 1, 1]), ("second", [0, 0, 1])])
+@pytest.mark.parametrize(("judge", "alive"), [(None, [0, 1, 1]), ("second", [0, 0, 1, 0, 1, 1])])
 def test_one_base_at_a_time(
     judge: str | None, alive: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`alive` says how many bases are still held when each of three is loaded: the first raw one, or who was named."""
+    """`alive` says how many bases are still held when each of three is loaded: the first raw one, or who was named. The
+    first model is beside the others while it judges topics; else it is loaded again, with each of them, at the end."""
     held: list[weakref.ref[Any]] = []
     counts: list[int] = []
     real = responders.load_speakers

@@ -39,6 +39,7 @@ def report(
     api_key: Annotated[list[str] | None, Parameter(metavar="NAME=VARIABLE", negative=())] = None,
     concurrency: Whole = 8,
     timeout: float = 120.0,
+    two_bases: bool = True,
     cache: bool = True,
 ) -> None:
     """Measure models side by side: what they do (behaviours), what they still can (retention), how long they speak.
@@ -95,6 +96,9 @@ def report(
         Requests to an endpoint under way at a time.
     timeout
         Seconds that an endpoint may send nothing before a request is repeated.
+    two_bases
+        Hold the first model and one on another base in memory together, for the KL between them; without it that is not
+        measured.
     cache
         Take answers from burnish's cache (`BURNISH_CACHE`) and keep them in it, so that a report that was cut off, or
         one with one more model, asks only what is new.
@@ -128,6 +132,7 @@ def report(
             "api_keys": parse_keys(api_key or []),
             "concurrency": concurrency,
             "timeout": timeout,
+            "two_bases": two_bases,
             "cache": cache,
         },
     )
@@ -179,7 +184,7 @@ def parse_keys(pairs: Sequence[str]) -> dict[str, str]:
 
 _TOLD = (
     *("prompts", "choices", "sample", "max_new_tokens", "seed", "judge", "reward", "baseline", "topic_judge"),
-    *("dialogues", "lm_eval", "lm_eval_path"),
+    *("dialogues", "two_bases", "lm_eval", "lm_eval_path"),
 )
 """What a report says it was made by, besides models, prices and keys; the others are how models are asked, not what."""
 

@@ -27,6 +27,7 @@ from burnish.evaluation.intervals import (
     paired_jackknife,
     paired_rate_difference,
 )
+from burnish.evaluation.kl_prompts import KL_PROMPTS_RULE
 from burnish.evaluation.lines import Cell, Change, Line, change_of, difference_cell, mean_cell, rate_cell, share_cell
 from burnish.evaluation.retention import KL_RULE
 from burnish.evaluation.suite import Card
@@ -66,6 +67,7 @@ def with_evidence(lines: Sequence[Line], cards: Sequence[Card]) -> list[Line]:
         *drift_lines(cards),
         *retained,
         *kl_line(cards),
+        *kl_prompts_line(cards),
         *calibration_lines(cards),
         *harness_lines(cards),
         *others,
@@ -236,6 +238,33 @@ def kl_line(cards: Sequence[Card]) -> list[Line]:
             about=f"from {told.start}, on prose and questions as raw text; nats per token",
             rule=KL_RULE,
             n=len(told.records),
+            unit="nats of KL per token",
+            higher_is_better=None,
+            cells=_each(found, lambda kl: mean_cell(kl.per_token, 3)),
+            changes=(None,) * len(cards),
+        )
+    ]
+
+
+def kl_prompts_line(cards: Sequence[Card]) -> list[Line]:
+    """The KL divergence from the report's first model in a model's own answers to neutral prompts."""
+    found = [card.kl_prompts for card in cards]
+    told = next((kl for kl in found if kl is not None), None)
+    if told is None:
+        return []
+    counts = [
+        f"{card.name} {len(kl.records)} ({kl.left_out} empty)"
+        for card, kl in zip(cards, found, strict=True)
+        if kl is not None
+    ]
+    return [
+        Line(
+            key="kl_prompts",
+            group="retention",
+            title="KL on prompts",
+            about=f"from {told.start}, in the model's own answers to neutral prompts; nats per token",
+            rule=f"{KL_PROMPTS_RULE} Answers: {'; '.join(counts)}.",
+            n=len(told.records) + told.left_out,
             unit="nats of KL per token",
             higher_is_better=None,
             cells=_each(found, lambda kl: mean_cell(kl.per_token, 3)),

@@ -96,6 +96,7 @@ class Report:
             "topic_turns": {card.name: card.drift.to_dict() if card.drift else None for card in self.cards},
             "lm_eval": {card.name: [asdict(result) for result in card.harness] for card in self.cards},
             "kl": {card.name: asdict(card.kl) if card.kl else None for card in self.cards},
+            "kl_prompts": {card.name: asdict(card.kl_prompts) if card.kl_prompts else None for card in self.cards},
             "preference": self.preference.to_dict() if self.preference else None,
         }
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from burnish.data.examples import Message
 from burnish.errors import ModelError
 from burnish.evaluation.answers import Responder
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
@@ -87,7 +88,8 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class KLRecord:
-    """KL(model || starting model) summed over the positions of one text, in nats, and how many those are."""
+    """KL(model || starting model) summed over the positions of one text, in nats, and how many those are; `kind` is
+    prose or question, of an answer its prompt's behaviour."""
 
     id: str
     kind: str
@@ -97,11 +99,12 @@ class KLRecord:
 
 @dataclass(frozen=True, slots=True)
 class KLEvidence:
-    """How far a model has moved from the one called `start`."""
+    """How far a model has moved from the one called `start`; `left_out` says how many answers were empty."""
 
     start: str
     records: tuple[KLRecord, ...]
     seed: int
+    left_out: int = 0
 
     @property
     def per_token(self) -> Mean:
@@ -120,6 +123,10 @@ class Comparable(Protocol):
 
     def kl_from(self, start: Any, texts: Sequence[str], *, max_tokens: int) -> list[tuple[float, int]]:
         """For each raw text the sum of KL(self || start) in nats and the number of positions it is over."""
+        ...
+
+    def kl_after(self, start: Any, items: Sequence[tuple[Sequence[Message], Sequence[int]]]) -> list[tuple[float, int]]:
+        """The same for each answer (its token ids) to a conversation, over the answer's positions."""
         ...
 
 
@@ -145,7 +152,7 @@ def _score_choices(responder: Responder, choices: Sequence[Choice]) -> tuple[Cho
     items = [(choice_prompt(item.question), [f" {choice}" for choice in item.choices]) for item in choices]
     records = []
     for item, logprobs in zip(choices, responder.continuation_logprobs(items), strict=True):
-        _demand_finite(logprobs, responder.name, item.id)
+        demand_finite(logprobs, responder.name, item.id)
         best = [i for i, value in enumerate(logprobs) if value == max(logprobs)]
         chosen = best[0] if len(best) == 1 else None
         records.append(ChoiceRecord(item.id, tuple(logprobs), chosen, chosen in item.right))
@@ -157,7 +164,7 @@ def _score_prose(responder: Responder, prose: Sequence[Prose]) -> tuple[ProseRec
         return ()
     records = []
     for item, (nats, tokens) in zip(prose, responder.nats([item.text for item in prose]), strict=True):
-        _demand_finite([nats], responder.name, item.id)
+        demand_finite([nats], responder.name, item.id)
         records.append(ProseRecord(item.id, nats, tokens, len(item.text.encode("utf-8"))))
     return tuple(records)
 
@@ -178,12 +185,13 @@ def measure_kl(
     found = model.kl_from(start, [text for _, _, text in texts], max_tokens=KL_TOKENS)
     records = []
     for (kind, identity, _), (nats, tokens) in zip(texts, found, strict=True):
-        _demand_finite([nats], model.name, identity)
+        demand_finite([nats], model.name, identity)
         records.append(KLRecord(identity, kind, nats, tokens))
     return KLEvidence(start.name, tuple(records), seed)
 
 
-def _demand_finite(values: Sequence[float], model: str, item: str) -> None:
+def demand_finite(values: Sequence[float], model: str, item: str) -> None:
+    """Raises ModelError where a log-probability is not finite: what comes of it would be no number."""
     if not all(math.isfinite(value) for value in values):
         raise ModelError(
             f"{model} gives a log-probability that is not finite",

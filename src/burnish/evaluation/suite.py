@@ -56,7 +56,7 @@ class Suite:
 @dataclass(frozen=True, slots=True)
 class Record:
     """One prompt, one model's answer to it, and the verdict. `right` is None for rows without accepted answers,
-    `n_tokens` and `usage` where the model does not say."""
+    `n_tokens`, `usage` and `ids` (the answer's tokens as they were drawn) where the model does not say."""
 
     row: EvalRow
     text: str
@@ -66,6 +66,7 @@ class Record:
     why: str
     right: bool | None
     usage: Usage | None = field(default=None, compare=False)
+    ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Card:
         drift: what the base model says of those.
         harness: what tasks of lm-evaluation-harness gave, where any were asked for.
         kl: how far the model has moved from the report's first; None for that one, and where it was not measured.
+        kl_prompts: the same where the model is used: in its own answers to neutral prompts.
         endpoint: whether the model stands behind an API, so that what answers cost belongs into the report.
     """
 
@@ -97,6 +99,7 @@ class Card:
     dialogues: tuple[Dialogue, ...] = ()
     drift: DriftEvidence | None = None
     kl: KLEvidence | None = None
+    kl_prompts: KLEvidence | None = None
     harness: tuple[HarnessResult, ...] = ()
     endpoint: bool = False
 
@@ -230,7 +233,8 @@ def evaluate(
         verdict = BEHAVIOURS[row.behaviour].judge(row, answer)
         right = names_gold(answer.text, row.gold) if row.gold else None
         judged = (verdict.passed, verdict.why, right)
-        records.append(Record(row, answer.text, answer.finished, answer.n_tokens, *judged, usage=answer.usage))
+        said = (answer.text, answer.finished, answer.n_tokens)
+        records.append(Record(row, *said, *judged, usage=answer.usage, ids=answer.ids))
     retention = None
     if (suite.choices or suite.prose) and isinstance(responder, Responder):
         if progress is not None:

@@ -1,4 +1,5 @@
-"""What a card can't measure alone: the KL divergence needs a second model in memory, the topic a judge of all answers.
+"""What a card can't measure alone: the topic needs a judge of all answers, tasks of others their harness. The KL
+divergence, which needs a second model in memory, is in `divergence.py`.
 
 Nothing here fails a report: what can't be measured is left out of the card, and its reason stands among the facts about
 the model.
@@ -7,12 +8,11 @@ the model.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from burnish.errors import BurnishError, ConfigError
-from burnish.evaluation.retention import measure_kl
 from burnish.evaluation.suite import Card
 from burnish.evaluation.topic_likelihood import measure_topic
 from burnish.evaluation.topic_turns import Ask, hold_dialogues, measure_drift, n_turns
@@ -34,29 +34,6 @@ def with_tokens(card: Card, part: str, tokens: int) -> Card:
     before = card.about.get("tokens scored")
     told = f"{tokens:,} for {part}"
     return with_note(card, "tokens scored", f"{before}, {told}" if before else told)
-
-
-def with_kl(card: Card, start: str, together: Mapping[str, Scoring]) -> Card:
-    """The card with KL(model || start), where both are in memory together.
-
-    Args:
-        card: the model's.
-        start: the name of the model that the others are compared with.
-        together: who is in memory, by name.
-    """
-    if card.name == start or not (card.suite.choices or card.suite.prose):
-        return card
-    if start not in together:
-        why = f"not measured: it is no adapter of {start}'s weights, and one base at a time is in memory"
-        return with_note(card, "KL from start", why)
-    model, suite = together[card.name], card.suite
-    before = model.tokens_scored
-    try:
-        found = measure_kl(model, together[start], suite.choices, suite.prose, seed=suite.seed)
-    except BurnishError as error:
-        return with_note(card, "KL from start", f"not measured: {error}")
-    tokens = model.tokens_scored - before
-    return with_tokens(replace(card, kl=found), f"KL (through {start} as well)", tokens)
 
 
 def harness_version() -> str | None:

@@ -23,7 +23,8 @@ from burnish.evaluation.suite import Card, Suite, evaluate, load_suite
 from burnish.evaluation.topic_turns import DIALOGUE_TOKENS, Ask
 from burnish.files import atomic_write
 from burnish.models.placement import pick_device, pick_dtype
-from burnish.pipeline.evidence import check_tasks, with_dialogues, with_harness, with_kl, with_tokens, with_topic
+from burnish.pipeline.divergence import with_kl, with_kl_across
+from burnish.pipeline.evidence import check_tasks, with_dialogues, with_harness, with_tokens, with_topic
 from burnish.pipeline.preference import check_preference, compare
 from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.responders import Asking, Group, check_keys, check_models, make_groups
@@ -45,8 +46,9 @@ def report(config: ReportConfig, *, command: str | None = None, console: Console
     """Ask every model the same prompts, judge the answers, and write report.html, report.json and report.txt.
 
     A model without a chat template is prompted with raw text, as a user of a raw model would. Models on the same base
-    share its weights in memory; of other bases one at a time is loaded. Answers are kept in burnish's cache directory,
-    so that a second report, one more model, or a report that was cut off costs only what is new.
+    share its weights in memory; of other bases one at a time is loaded, and two for the KL between the first model
+    and another. Answers are kept in burnish's cache directory, so that a second report, one more model, or a report
+    that was cut off costs only what is new.
 
     Args:
         config: the models and how they are measured; `out` must not exist, or be empty.
@@ -72,6 +74,7 @@ def report(config: ReportConfig, *, command: str | None = None, console: Console
     config = config.model_copy(update={"topic_judge": topic_judge})
     asking = _asking(config, console)
     cards = _measure(config, suite, asking, console)
+    cards = with_kl_across(cards, models, asking, two_bases=config.two_bases)
     preference = None
     if judge is not None or reward is not None:
         with _Display("preference", console) as display:
@@ -123,7 +126,7 @@ def _measure(config: ReportConfig, suite: Suite, asking: Asking, console: Consol
             card = _card(name, group, suite, asking, console, dialogues=config.dialogues and judged)
             if name in together:
                 card = with_tokens(card, "multiple choice and prose", together[name].tokens_scored)
-            card = with_kl(card, next(iter(models)), together)
+            card = with_kl(card, next(iter(models)), (readers if config.two_bases else {}) | together)
             if tasks and name in together:
                 card = with_harness(card, together[name].model, tasks, config.lm_eval_path)
             cards[name] = card

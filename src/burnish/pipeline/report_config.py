@@ -72,6 +72,8 @@ class ReportConfig(Config):
     api_keys: dict[str, str] = Field(default_factory=dict, repr=False)
     """`{name: VARIABLE}`: the environment variable with the key of an endpoint of `models`, or of the `judge`; of the
     others it is OPENAI_API_KEY. Never the key itself."""
+    two_bases: bool = True
+    """Whether the first model and one on another base may be in memory together, for the KL between them."""
     cache: bool = True
     """Whether answers are taken from burnish's cache and kept in it."""
 

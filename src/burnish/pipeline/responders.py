@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 
 from burnish.errors import ConfigError
 from burnish.models.config import Compute
 from burnish.models.fingerprint import digest, model_fingerprint
-from burnish.models.loading import ModelSource, model_directory, resolve_model
+from burnish.models.loading import ModelSource, load_tokenizer, model_directory, resolve_model
 from burnish.pipeline.fingerprint import code_fingerprint
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.endpoint import Endpoint, EndpointSettings, is_endpoint, read_key
@@ -140,8 +141,13 @@ def _local_group(located: Mapping[str, str], sources: Mapping[str, ModelSource],
     def load(name: str) -> Callable[[], ModelResponder]:
         return lambda: ModelResponder(speakers()[name], batch_size=asking.batch_size)
 
+    def tokenizer(source: ModelSource) -> Callable[[], Any]:
+        return cache(lambda: load_tokenizer(source, echo=asking.echo))
+
     responders = {
-        name: CachedResponder(name, _identity(model, sources[name], asking), load(name), asking.cache)
+        name: CachedResponder(
+            name, _identity(model, sources[name], asking), load(name), asking.cache, tokenizer(sources[name])
+        )
         for name, model in located.items()
     }
     return Group(responders, {name: str(source) for name, source in sources.items()})
