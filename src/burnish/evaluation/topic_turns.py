@@ -8,7 +8,7 @@ the contexts are the same for every model, so that one that leads its own conver
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from burnish.data.examples import Message
@@ -94,7 +94,10 @@ class DriftEvidence:
                 {
                     "id": dialogue.row.id,
                     "asked": dialogue.asked,
-                    "answers": [asdict(answer) for answer in dialogue.answers],
+                    "answers": [
+                        {"text": answer.text, "finished": answer.finished, "tokens": answer.n_tokens}
+                        for answer in dialogue.answers
+                    ],
                     "wins": self.wins(dialogue),
                 }
                 for dialogue in self.dialogues
