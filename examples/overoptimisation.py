@@ -224,8 +224,10 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     for axis in (left, middle):
         if alarm is not None:
-            axis.axvline(alarm, color="#333333", linewidth=1, linestyle="--", label="alarm")
-        axis.axvline(kept, color=COLOURS[3], linewidth=1, linestyle=":", label="rolled back to")
+            label = "alarm; its model is kept" if alarm == kept else "alarm"
+            axis.axvline(alarm, color="#333333", linewidth=1, linestyle="--", label=label)
+        if alarm != kept:
+            axis.axvline(kept, color=COLOURS[3], linewidth=1, linestyle=":", label="rolled back to")
         axis.set(xlabel="optimiser step")
         axis.legend(frameon=False, fontsize=8)
     left.set(ylabel="mean score of the reward models")
@@ -241,7 +243,7 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
             grid = [max(distance) * i / 100 for i in range(101)]
             right.plot(grid, [fit(d) for d in grid], color=colour)
     right.set(xlabel="square root of the KL (nats a response)", ylabel="gold reward gained")
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     save_figure(figure, out, "overoptimisation")
 
 
