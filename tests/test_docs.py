@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -21,6 +22,8 @@ def found(pattern: str) -> list[tuple[Path, tuple[str, ...]]]:
     return [(page, m.groups()) for page in PAGES for m in re.finditer(pattern, page.read_text(encoding="utf-8"))]
 
 
+REFERENCE = [groups[0] for _, groups in found(r"(?m)^::: ([\w.]+)$")]
+"""What the reference of public names is made of."""
 LINE_LINKS = [(page, *groups) for page, groups in found(r"\[`([\w.]+)`\]\(([\w/.]+)#L(\d+)\)")]
 FILE_LINKS = [(page, groups[0]) for page, groups in found(r"\]\(((?!http)[\w/.-]+)(?:#[\w-]+)?\)")]
 
@@ -29,6 +32,13 @@ def test_there_are_links_to_lines() -> None:
     of_readme = {name for page, name, _, _ in LINE_LINKS if page.name == "README.md"}
     assert of_readme >= {"sft_loss", "sigmoid", "ipo", "train_sft", "train_dpo", "LoRALinear"}
     assert len(LINE_LINKS) > 60
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_reference_names_what_is_defined_there(name: str) -> None:
+    """mkdocstrings reads the module's text, so a name that is only imported there is not found."""
+    module, _, own = name.rpartition(".")
+    assert getattr(importlib.import_module(module), own).__module__ == module
 
 
 @pytest.mark.parametrize(("page", "name", "path", "line"), LINE_LINKS)
