@@ -10,7 +10,7 @@ import pytest
 
 from burnish.data.examples import Message
 from burnish.errors import ModelError
-from burnish.evaluation.evidence_lines import TITLE_WIDTH, kl_prompts_line
+from burnish.evaluation.evidence_lines import TITLE_WIDTH, kl_lines
 from burnish.evaluation.kl_prompts import KL_PROMPTS, measure_kl_prompts, neutral_places
 from burnish.evaluation.retention import KLEvidence, KLRecord
 from burnish.evaluation.rows import EvalRow
@@ -92,10 +92,10 @@ def test_the_line_tells_how_many_answers_each_model_gave() -> None:
     card = card_of([(row("answers", 0), "Paris.", (7, 8, 2))])
     evidence = KLEvidence("raw", (KLRecord("answers0", "answers", 0.75, 3),), 0, left_out=4)
     first, api = replace(card, name="raw"), replace(card, name="api", endpoint=True)
-    (line,) = kl_prompts_line([first, replace(card, kl_prompts=evidence), api])
+    (line,) = kl_lines([first, replace(card, kl_prompts=evidence), api])
     assert (line.key, line.group, line.n) == ("kl_prompts", "retention", 5)
     assert len(line.title) <= TITLE_WIDTH
     assert [cell and cell.text for cell in line.cells] == [None, "0.250", None]
     assert line.changes == (None, None, None)
     assert line.rule.endswith("Answers: moved 1 (4 empty).")
-    assert kl_prompts_line([first, api]) == []
+    assert kl_lines([first, api]) == []

@@ -10,7 +10,7 @@ from burnish.evaluation.evidence_lines import drift_lines
 from burnish.evaluation.intervals import Interval
 from burnish.evaluation.rows import EvalRow
 from burnish.evaluation.suite import Card, Suite
-from burnish.evaluation.topic_turns import Dialogue, DriftEvidence, hold_dialogues, measure_drift, n_turns, up_to
+from burnish.evaluation.topic_turns import Dialogue, DriftEvidence, hold_dialogues, measure_drift, up_to
 from tests.evaluation.test_topic_likelihood import BATS, CARS, ROWS, TEA, Judge, row
 
 SINGLE = row("single", "Why?")
@@ -65,7 +65,7 @@ def test_a_row_up_to_a_turn_of_the_user() -> None:
     assert up_to(CARS, 2).messages == CARS.messages[:3]
     assert up_to(CARS, 3).messages == CARS.messages
     assert up_to(BATS, 3).messages == BATS.messages, "it has no third one"
-    assert (n_turns(CARS), up_to(CARS, 2).id) == (3, "cars")
+    assert (CARS.n_turns, up_to(CARS, 2).id) == (3, "cars")
 
 
 def said(held: EvalRow, *texts: str) -> Dialogue:

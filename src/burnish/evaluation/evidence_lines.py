@@ -29,7 +29,7 @@ from burnish.evaluation.intervals import (
 )
 from burnish.evaluation.kl_prompts import KL_PROMPTS_RULE
 from burnish.evaluation.lines import Cell, Change, Line, change_of, difference_cell, mean_cell, rate_cell, share_cell
-from burnish.evaluation.retention import KL_RULE
+from burnish.evaluation.retention import KL_RULE, KLEvidence
 from burnish.evaluation.suite import Card
 from burnish.evaluation.topic_likelihood import TopicEvidence
 
@@ -66,8 +66,7 @@ def with_evidence(lines: Sequence[Line], cards: Sequence[Card]) -> list[Line]:
         *topic_lines(cards),
         *drift_lines(cards),
         *retained,
-        *kl_line(cards),
-        *kl_prompts_line(cards),
+        *kl_lines(cards),
         *calibration_lines(cards),
         *harness_lines(cards),
         *others,
@@ -224,51 +223,39 @@ def _pmi_change(first: TopicEvidence, other: TopicEvidence) -> Change | None:
     return change_of(difference, 1, "nats", digits=2)
 
 
-def kl_line(cards: Sequence[Card]) -> list[Line]:
-    """The KL divergence from the report's first model."""
-    found = [card.kl for card in cards]
-    told = next((kl for kl in found if kl is not None), None)
-    if told is None:
-        return []
-    return [
-        Line(
-            key="kl",
-            group="retention",
-            title="KL from start",
-            about=f"from {told.start}, on prose and questions as raw text; nats per token",
-            rule=KL_RULE,
-            n=len(told.records),
-            unit="nats of KL per token",
-            higher_is_better=None,
-            cells=_each(found, lambda kl: mean_cell(kl.per_token, 3)),
-            changes=(None,) * len(cards),
-        )
-    ]
-
-
-def kl_prompts_line(cards: Sequence[Card]) -> list[Line]:
-    """The KL divergence from the report's first model in a model's own answers to neutral prompts."""
-    found = [card.kl_prompts for card in cards]
-    told = next((kl for kl in found if kl is not None), None)
-    if told is None:
-        return []
+def kl_lines(cards: Sequence[Card]) -> list[Line]:
+    """The KL divergence from the report's first model: on raw text, and in a model's own answers to neutral prompts."""
+    in_answers = [card.kl_prompts for card in cards]
     counts = [
         f"{card.name} {len(kl.records)} ({kl.left_out} empty)"
-        for card, kl in zip(cards, found, strict=True)
+        for card, kl in zip(cards, in_answers, strict=True)
         if kl is not None
     ]
+    rule = f"{KL_PROMPTS_RULE} Answers: {'; '.join(counts)}."
+    where = "in the model's own answers to neutral prompts"
+    return [
+        *_kl_line([card.kl for card in cards], "kl", "KL from start", "on prose and questions as raw text", KL_RULE),
+        *_kl_line(in_answers, "kl_prompts", "KL on prompts", where, rule),
+    ]
+
+
+def _kl_line(found: Sequence[KLEvidence | None], key: str, title: str, where: str, rule: str) -> list[Line]:
+    """The line of one of them, if any model was measured."""
+    told = next((kl for kl in found if kl is not None), None)
+    if told is None:
+        return []
     return [
         Line(
-            key="kl_prompts",
+            key=key,
             group="retention",
-            title="KL on prompts",
-            about=f"from {told.start}, in the model's own answers to neutral prompts; nats per token",
-            rule=f"{KL_PROMPTS_RULE} Answers: {'; '.join(counts)}.",
+            title=title,
+            about=f"from {told.start}, {where}; nats per token",
+            rule=rule,
             n=len(told.records) + told.left_out,
             unit="nats of KL per token",
             higher_is_better=None,
             cells=_each(found, lambda kl: mean_cell(kl.per_token, 3)),
-            changes=(None,) * len(cards),
+            changes=(None,) * len(found),
         )
     ]
 

@@ -45,6 +45,11 @@ class EvalRow:
         """The last user turn."""
         return self.messages[-1].content
 
+    @property
+    def n_turns(self) -> int:
+        """How many turns the user has."""
+        return sum(message.role == "user" for message in self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -192,7 +192,7 @@ def measure_topic(
         records.append(
             TopicRecord(
                 id=row.id,
-                turns=sum(message.role == "user" for message in row.messages),
+                turns=row.n_turns,
                 words=words,
                 own=scores[transcript(row.messages), text] if words else None,
                 alone=scores[PREMISE, text] if words else None,

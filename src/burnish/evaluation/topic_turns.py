@@ -81,7 +81,8 @@ class DriftEvidence:
     @property
     def drift(self) -> Difference:
         """The rate at the last turns less that at the first."""
-        return paired_rate_difference([first for first, _ in self.ends], [last for _, last in self.ends])
+        ends = self.ends
+        return paired_rate_difference([first for first, _ in ends], [last for _, last in ends])
 
     def to_dict(self) -> dict[str, Any]:
         """For `report.json`: the rate at each turn, their drift, and every conversation."""
@@ -105,11 +106,6 @@ class DriftEvidence:
         }
 
 
-def n_turns(row: EvalRow) -> int:
-    """How many turns the user has."""
-    return sum(message.role == "user" for message in row.messages)
-
-
 def up_to(row: EvalRow, turn: int) -> EvalRow:
     """The row as it stands when the user has spoken for the `turn`-th time, counted from 1; as a whole where the user
     speaks less often."""
@@ -128,10 +124,10 @@ def hold_dialogues(ask: Ask, rows: Sequence[EvalRow]) -> tuple[Dialogue, ...]:
         ask: gives the model's answers.
         rows: of which the user's turns are taken, and what a system message says.
     """
-    held = [row for row in rows if n_turns(row) > 1]
+    held = [row for row in rows if row.n_turns > 1]
     answers: list[list[Answer]] = [[] for _ in held]
-    for turn in range(1, max(map(n_turns, held), default=0) + 1):
-        places = [place for place, row in enumerate(held) if n_turns(row) >= turn]
+    for turn in range(1, max((row.n_turns for row in held), default=0) + 1):
+        places = [place for place, row in enumerate(held) if row.n_turns >= turn]
         names = [f"{held[place].id}, turn {turn}" for place in places]
         conversations = [_history(up_to(held[place], turn), answers[place]) for place in places]
         for place, answer in zip(places, ask(names, conversations), strict=True):

@@ -19,8 +19,7 @@ from burnish.evaluation.kl_prompts import measure_kl_prompts
 from burnish.evaluation.retention import KLEvidence, measure_kl
 from burnish.evaluation.suite import Card
 from burnish.pipeline.evidence import Scoring, with_note, with_tokens
-from burnish.pipeline.responders import Asking, Group, make_groups
-from burnish.rollout.cached import CachedResponder
+from burnish.pipeline.responders import Asking, make_groups
 
 TEXTS, PROMPTS = "KL from start", "KL on prompts"
 """What facts about a model call the two."""
@@ -90,13 +89,9 @@ def with_kl_across(cards: Sequence[Card], models: Mapping[str, str], asking: Ask
         # Notices of models were told when they were first loaded.
         first, *groups = make_groups(named, replace(asking, echo=lambda line: None))
         while groups:
-            together = _local(first) | _local(groups.pop(0))  # the base before goes here, before the next one comes
+            together = first.local | groups.pop(0).local  # the base before goes here, before the next one comes
             found |= {name: with_kl(found[name], start.name, together) for name in together}
     return list(found.values())
-
-
-def _local(group: Group) -> dict[str, Scoring]:
-    return {name: one for name, one in group.responders.items() if isinstance(one, CachedResponder)}
 
 
 def _is_told(card: Card) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from burnish.errors import BurnishError, ConfigError
 from burnish.evaluation.suite import Card
 from burnish.evaluation.topic_likelihood import measure_topic
-from burnish.evaluation.topic_turns import Ask, hold_dialogues, measure_drift, n_turns
+from burnish.evaluation.topic_turns import Ask, hold_dialogues, measure_drift
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.responder import ModelResponder
 
@@ -104,7 +104,7 @@ def with_topic(card: Card, judge: Scoring | None) -> Card:
         return with_note(card, "topic likelihood", f"not measured: {error}")
     card = replace(card, topic=found)
     if card.dialogues:
-        rows = [row for row in card.suite.topic_rows if n_turns(row) > 1]
+        rows = [row for row in card.suite.topic_rows if row.n_turns > 1]
         try:
             card = replace(card, drift=measure_drift(judge, card.dialogues, rows, seed=card.suite.seed))
         except BurnishError as error:

@@ -119,8 +119,8 @@ def _measure(config: ReportConfig, suite: Suite, asking: Asking, console: Consol
     groups = make_groups(models, asking, [row.id for row in suite.rows])
     while groups:
         group = groups.pop(0)
-        together = {name: one for name, one in group.responders.items() if isinstance(one, CachedResponder)}
-        later = any(isinstance(one, CachedResponder) for rest in groups for one in rest.responders.values())
+        together = group.local
+        later = any(rest.local for rest in groups)
         judged = config.topic_judge is not None or later or bool(_first_reader(None, models, readers | together))
         for name in group.responders:
             card = _card(name, group, suite, asking, console, dialogues=config.dialogues and judged)

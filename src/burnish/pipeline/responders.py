@@ -67,6 +67,11 @@ class Group:
     responders: Mapping[str, CachedResponder | EndpointResponder]
     sources: Mapping[str, str]
 
+    @property
+    def local(self) -> dict[str, CachedResponder]:
+        """Those that are no endpoint."""
+        return {name: one for name, one in self.responders.items() if isinstance(one, CachedResponder)}
+
 
 def check_keys(variables: Mapping[str, str]) -> None:
     """Refuse to begin without the keys of endpoints.
