@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from burnish.evaluation.intervals import Difference, Mean
 
-COLOURS = ("#1b6ca8", "#d1495b", "#3b8b5a", "#8a6fae", "#777777")
+# The last one, grey, is what things are compared with: a start model, "before".
+COLOURS = ("#1b6ca8", "#d1495b", "#3b8b5a", "#8a6fae", "#c9822b", "#777777")
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -75,7 +76,8 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
-    """`0.12 (0.08 to 0.16)`."""
+    """`0.12 (0.08 to 0.16)`, without a minus before a zero."""
+    form = f"+z{form[1:]}" if form.startswith("+") else f"z{form}"
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 

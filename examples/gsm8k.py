@@ -78,7 +78,7 @@ def summarise(lines: list[dict[str, Any]], answers: dict[str, str]) -> dict[str,
 def draw(found: dict[str, dict[str, Any]], curve: list[float], out: Path) -> None:
     """Before and after on held-out problems; the reward of each rollout."""
     figure, (left, right) = new_figure(2)
-    for shift, (moment, colour) in zip((-0.17, 0.17), (("before", COLOURS[4]), ("after", COLOURS[0])), strict=True):
+    for shift, (moment, colour) in zip((-0.17, 0.17), (("before", COLOURS[-1]), ("after", COLOURS[0])), strict=True):
         for place, name in enumerate(("reward", "format", "right")):
             value = found[moment][name]
             error = errors_of(**value)

@@ -232,7 +232,7 @@ def draw(found: dict[str, dict[str, Any]], alarm: int | None, kept: int, out: Pa
         axis.legend(frameon=False, fontsize=8)
     left.set(ylabel="mean score of the reward models")
     middle.set(ylabel="gold reward")
-    for colour, (name, part) in zip((COLOURS[2], COLOURS[0], COLOURS[4]), found.items(), strict=False):
+    for colour, (name, part) in zip((COLOURS[2], COLOURS[0], COLOURS[-1]), found.items(), strict=False):
         own = part["points"]
         distance = [math.sqrt(max(point["kl"], 0.0)) for point in own]
         gain = [point["gold"] - own[0]["gold"] for point in own]

@@ -102,7 +102,7 @@ def draw(points: Sequence[dict[str, Any]], out: Path) -> None:
     """The gold reward of each, and what it cost in KL."""
     figure, (left, right) = new_figure(2, width=5.0)
     for place, point in enumerate(points):
-        colour = COLOURS[place % len(COLOURS)]
+        colour = COLOURS[place - 1]  # the start model, which comes first, is grey
         reward, kl = point["reward"], point["kl"]
         left.barh(place, reward["value"], xerr=errors_of(**reward), capsize=3, color=colour)
         right.errorbar(

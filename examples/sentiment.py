@@ -99,7 +99,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
     """Gold reward before and after, and against the KL it cost."""
     figure, (left, right) = new_figure(2)
     for place, (name, part) in enumerate(found.items()):
-        for shift, moment, colour in ((-0.17, "before", COLOURS[4]), (0.17, "after", COLOURS[place])):
+        for shift, moment, colour in ((-0.17, "before", COLOURS[-1]), (0.17, "after", COLOURS[place])):
             value = part[moment]
             error = errors_of(value["value"], value["low"], value["high"])
             left.bar(place + shift, value["value"], 0.3, yerr=error, capsize=3, color=colour)
