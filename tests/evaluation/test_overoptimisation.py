@@ -140,7 +140,7 @@ def test_kl_over_budget() -> None:
     (found,) = alarms(then({"kl": 31.26}))
     assert (found.name, found.severity) == ("kl", "warning")
     assert found.text == (
-        "The KL divergence from the reference is 31.3 nats per response at step 100, over the budget of 25."
+        "The KL divergence from the start is 31.3 nats per response at step 100, over the budget of 25."
     )
     assert alarms(then({"kl": 31.0}, {"kl": 32.0}))[0].severity == "alarm"
     assert alarms(then({"kl": -0.3})) == []

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from burnish.errors import ConfigError, OutputDirError
@@ -229,6 +232,16 @@ def test_metrics_have_the_field_s_names_and_say_what_they_should_of_a_uniform_po
     evaluation = next(line for line in lines(tmp_path / "run") if "validation/score" in line)
     names = ("score", "score_se", "judge", "judge_se", "kl", "objective", "response_length", "repetition", "eos_rate")
     assert {f"validation/{name}" for name in names} <= evaluation.keys()
+
+
+def test_a_terminal_shows_the_rollout_s_own_numbers_while_it_is_learned_from(tmp_path: Path) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    train_ppo(ppo_config(tmp_path), console=terminal)
+    seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.file.getvalue())  # type: ignore[attr-defined]
+    for rollout in rollouts_of(tmp_path / "run"):
+        assert f"reward {rollout['reward']:.2f}" in seen
+        assert f"kl {rollout['kl']:.3f}" in seen
+        assert f"explained variance {rollout['explained_variance']:.2f}" in seen
 
 
 def test_a_kl_limit_leaves_out_the_rest_of_the_rollout_and_nothing_else(

@@ -11,11 +11,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from burnish.errors import ConfigError
+from burnish.data.groups import PromptGroup, Response, collate
+from burnish.errors import ConfigError, TrainingError
 from burnish.models.adapters import load_adapter_with_head
 from burnish.models.lora import adapter_parameters
+from burnish.models.reward import base_of, load_reward_model
 from burnish.stages import ppo
+from burnish.stages.config import RewardConfig
 from burnish.stages.ppo import train_ppo
+from burnish.stages.reward import train_reward
 from tests.models.families import tiny, tiny_tokenizer
 from tests.stages.ppo_toy import (
     before_update,
@@ -28,6 +32,7 @@ from tests.stages.ppo_toy import (
     spy_cast,
     steps_of,
 )
+from tests.stages.toy import settings
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], prefix: str = "") -> bool:
@@ -62,6 +67,49 @@ def test_the_critic_starts_as_the_reward_model_and_nobody_else_trains(
     assert len(cast.scorers) == 2
     assert len(cast.judges) == 1
     assert len({id(s.role.backbone) for s in (*cast.scorers, *cast.judges, cast.critic)}) == 1, "one backbone"
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_a_head_alone_on_the_plain_base_stands_on_the_policy_s_backbone(
+    start: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scores are those of the whole classifier that it was written as; the critic is the base, with a new adapter
+    and that head."""
+    base = make_base(tmp_path / "base")
+    more = {"model": str(make_start(base, tmp_path / "start")), "lora": {}} if start else {}
+    values = settings(tmp_path, "dpo", tuning="head", lora={}, out=str(tmp_path / "rm"))
+    written = train_reward(RewardConfig.parse(values)).model
+    head = load_file(written / "model.safetensors")["score.weight"]
+    seen = spy_cast(monkeypatch)
+    train_ppo(ppo_config(tmp_path, reward=str(tmp_path / "rm"), max_rollouts=1, **more))
+    cast, before = seen["cast"], seen["before"]
+    assert {id(s.role.backbone) for s in (*cast.scorers, cast.critic)} == {id(cast.ground.backbone)}
+    assert torch.equal(before["head-critic"], head)
+    assert not any(tensor.any() for name, tensor in before.items() if "lora_B.critic" in name)
+    batch = collate([PromptGroup((5, 6), (Response.full((9, 2)), Response.full((11, 12, 2))))])
+    alone = load_reward_model(written, dtype=torch.float32)
+    assert torch.allclose(cast.scorers[0].scores(batch), alone.scorers[0].scores(batch), atol=1e-6)
+    assert base_of(written) is not None
+    record = written / "reward.json"
+    record.write_text(record.read_text().replace(str(base), str(tmp_path / "gone")))
+    assert base_of(written) is None, "its own copy of the weights is used then"
+
+
+def test_a_policy_whose_log_probs_are_no_numbers_is_told_and_keeps_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = ppo.sample_responses
+
+    def broken(*args: Any, seed: int, **more: Any) -> Any:
+        sampled = sample(*args, seed=seed, **more)
+        if seed > 1:  # the second rollout
+            sampled.logprobs[0, 0] = torch.nan
+        return sampled
+
+    monkeypatch.setattr(ppo, "sample_responses", broken)
+    with pytest.raises(TrainingError, match=r"the KL of rollout 2 is nan: .* the last checkpoint is kept"):
+        train_ppo(ppo_config(tmp_path, kl_target=1.0))
+    assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
 def test_what_is_written_loads_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,30 @@ def test_nothing_of_tokens_times_vocabulary_is_kept_for_backward(
     monkeypatch.setattr(ppo.Stage, "_policy_loss", watched)
     ppo.train_ppo(ppo_config(tmp_path, entropy_coefficient=0.1, max_rollouts=1))
     assert shapes
+
+
+def test_no_distribution_over_the_vocabulary_outlives_the_reading_of_a_rollout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a rollout (R x T x V) that would be the largest thing in memory; a number a token is enough."""
+    alive: list[tuple[int, ...]] = []
+    original = ppo.Stage._update
+
+    def watched(self: ppo.Stage, step: Any, rollout: Rollout) -> None:
+        backbone = self.cast.policy.backbone
+        width = int(backbone.config.get_text_config().hidden_size)
+        gc.collect()
+        tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
+        assert any(tensor is rollout.returns for tensor in tensors), "what is alive is seen"
+        weights = (width, backbone.vocabulary)  # copies of the output matrix, which the sampler makes
+        alive.extend(
+            tuple(tensor.shape)
+            for tensor in tensors
+            if backbone.vocabulary in tensor.shape and tuple(sorted(tensor.shape)) != weights
+        )
+        original(self, step, rollout)
+
+    monkeypatch.setattr(ppo.Stage, "_update", watched)
+    reward = make_reward(make_base(tmp_path / "base"), tmp_path / "rm")
+    ppo.train_ppo(ppo_config(tmp_path, reward=str(reward), max_rollouts=1))
+    assert not alive

@@ -172,13 +172,13 @@ def length_runs_away(history: Sequence[Measurement], limits: Limits) -> Finding 
 
 
 def kl_over_budget(history: Sequence[Measurement], limits: Limits) -> Finding | None:
-    """The policy is further from the reference than `kl_budget`."""
+    """The policy is further from where it started than `kl_budget`."""
     last = history[-1]
     severity = _severity([at.kl > limits.kl_budget for at in history])
     if severity is None:
         return None
     text = (
-        f"The KL divergence from the reference is {last.kl:.1f} nats per response at step {last.step}, over the "
+        f"The KL divergence from the start is {last.kl:.1f} nats per response at step {last.step}, over the "
         f"budget of {limits.kl_budget:g}."
     )
     return Finding("kl", severity, text)

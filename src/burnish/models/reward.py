@@ -63,7 +63,14 @@ class RewardModel:
 
 
 def write_reward_model(
-    scorers: Sequence[Scorer], directory: Path, *, tokenizer: Any, base: str, dtype: torch.dtype, holdout: bool
+    scorers: Sequence[Scorer],
+    directory: Path,
+    *,
+    tokenizer: Any,
+    base: str,
+    dtype: torch.dtype,
+    holdout: bool,
+    head_only: bool = False,
 ) -> None:
     """Write the members into an existing directory.
 
@@ -74,13 +81,16 @@ def write_reward_model(
         base: what adapters name as their base.
         dtype: of a whole model's weights; its head keeps its own.
         holdout: whether the last member is to be held back from training a policy.
+        head_only: whether nothing but the head was trained. On a plain base the weights beside it are then the base's
+            own, which whoever has the base at hand can do without (see `base_of`).
     """
     names = ["."] if len(scorers) == 1 else [f"member-{number}" for number in range(1, len(scorers) + 1)]
     for name, scorer in zip(names, scorers, strict=True):
         place = directory / name
         place.mkdir(exist_ok=True)
         write_scorer(scorer, place, tokenizer=tokenizer, base=base, dtype=dtype)
-    write_json(directory / RECORD, {"members": names, "holdout": names[-1] if holdout else None, "base": base})
+    held_back = names[-1] if holdout else None
+    write_json(directory / RECORD, {"members": names, "holdout": held_back, "base": base, "head_only": head_only})
 
 
 def write_scorer(scorer: Scorer, directory: Path, *, tokenizer: Any, base: str, dtype: torch.dtype) -> None:
@@ -160,7 +170,7 @@ def load_reward_model(
         dtype: of the weights.
         device: where they go.
         echo: takes lines on a conversion or download.
-        onto: a backbone of the plain model that the members' adapters stand on (see `base_of`);
+        onto: a backbone of the plain model that the members' adapters or bare heads stand on (see `base_of`);
             they are added to it, and nothing else is loaded. The tokenizer is then the reward model's own.
         prefix: the adapters are called PREFIX-1, PREFIX-2, ...
         compute: of a backbone that is made here.
@@ -181,7 +191,7 @@ def load_reward_model(
     template = resolve_template(tokenizer, "auto")
     install_template(template, tokenizer)
     if source.adapter is None:
-        backbone = Backbone(model, compute=compute)
+        backbone = onto or Backbone(model, compute=compute)
         scorers = [Scorer(backbone.role(None), _parameter(_classifier_head(members[0]), backbone))]
     else:
         heads = _load_members(model, members, source, prefix)
@@ -201,13 +211,22 @@ def load_reward_model(
 
 
 def base_of(directory: Path) -> ModelSource | None:
-    """The plain model that a reward model's adapters stand on, or none where it is a whole model of its own.
+    """The plain model that a reward model's adapters, or its head alone, stand on; none where it is a whole model of
+    its own, or the base of a bare head is gone.
 
     Raises:
         ModelError: not a reward model.
     """
-    source = resolve_model(str(directory / _read_record(directory)["members"][0]))
-    return None if source.adapter is None else source.plain
+    record = _read_record(directory)
+    source = resolve_model(str(directory / record["members"][0]))
+    if source.adapter is not None:
+        return source.plain
+    if not record.get("head_only"):
+        return None
+    try:
+        return resolve_model(record["base"]).plain
+    except ModelError:  # nothing is lost: its own copy of the weights lies beside the head
+        return None
 
 
 def _own_tokenizer(member: Path) -> Any:

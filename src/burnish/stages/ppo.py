@@ -21,6 +21,7 @@ from torch import Tensor
 
 from burnish.data.batching import RolloutOrder
 from burnish.data.groups import GroupBatch, PromptGroup
+from burnish.errors import TrainingError
 from burnish.files import atomic_directory
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.models.heads import score
@@ -303,7 +304,14 @@ class Stage:
         rollout = make_rollout(number, sampled, scores, reading, config, self.controller.coefficient)
         rollout.metrics["sampling_tokens_per_second"] = int(sampled.mask.sum()) / seconds
         rollout.metrics.update({"score": float(raw.mean()), "score_std": float(raw.std(unbiased=False))})
-        self.controller.update(rollout.metrics["kl"])
+        if not math.isfinite(kl := rollout.metrics["kl"]):
+            raise TrainingError(
+                f"the KL of rollout {number + 1} is {kl}: the policy's log-probs are not finite; training stopped, the "
+                "last checkpoint is kept",
+                where=str(self.run.checkpoints),
+                fix="lower the learning rate, or use --dtype float32",
+            )
+        self.controller.update(kl)
         return rollout
 
     # ---- evaluation ----

@@ -180,7 +180,8 @@ def _reward_model(name: str, ground: Ground, home: Backbone | None, console: Con
     )
     if onto is not None and ground.start is not None:
         for scorer in (*found.scorers, *([] if found.judge is None else [found.judge])):
-            tie_adapters(onto.model, str(scorer.role.adapter), ground.start)
+            if scorer.role.adapter is not None:
+                tie_adapters(onto.model, scorer.role.adapter, ground.start)
     if found.tokenizer.get_vocab() != ground.tokenizer.get_vocab():
         raise ConfigError(
             "the reward model reads other tokens than the policy writes",
@@ -209,7 +210,7 @@ def _critic(config: PPOConfig, ground: Ground, scorers: Sequence[Scorer], consol
         copy_adapter(model, source, CRITIC, layers=config.lora.layers)
     role = backbone.role(CRITIC)
     if first is None and scorers:
-        console.print("the critic starts from the policy with values of 0: the reward model stands on another base")
+        console.print("the critic starts from the policy with values of 0: the reward model has weights of its own")
     if first is None or config.critic_head == "zero":
         return Scorer(role, _zero_head(backbone))
     return Scorer(role, nn.Parameter(first.head.detach().clone()))

@@ -98,6 +98,7 @@ def train_reward(config: RewardConfig, *, console: Console | None = None) -> Run
                 base=ground.base,
                 dtype=model_dtype(config),
                 holdout=config.holdout,
+                head_only=config.tuning == "head",
             )
             if found is not None:
                 write_json(directory / EVALUATION, found.as_dict())
