@@ -120,3 +120,19 @@ def test_a_report_has_its_numbers_and_its_verdict(level: Any, verdict: str) -> N
         "  to do: mend it",
         verdict,
     ]
+
+
+def test_prompts_alone_are_counted_as_prompts() -> None:
+    stream = io.StringIO()
+    report = PreflightReport(
+        n_examples=20,
+        n_skipped=1,
+        n_prompt_tokens=1302,
+        n_loss_tokens=0,
+        lengths=Lengths(41, 65, 910),
+        context=512,
+        findings=(),
+        neighbourhoods=(),
+    )
+    show_report(report, Console(file=stream, width=80))
+    assert stream.getvalue().splitlines()[0] == "20 prompts, 1,302 tokens; 1 left out as too long"

@@ -109,13 +109,12 @@ def show_report(report: PreflightReport, console: Console) -> None:
     """Print a preflight report: counts, lengths, the template's tokens, findings."""
     from rich.text import Text
 
-    console.print(
-        Text(
-            f"{report.n_examples:,} examples, {report.n_prompt_tokens:,} prompt tokens, "
-            f"{report.n_loss_tokens:,} tokens with loss"
-            + (f"; {report.n_skipped:,} left out as too long" if report.n_skipped else "")
-        )
-    )
+    n_examples, n_prompt, n_loss = report.n_examples, report.n_prompt_tokens, report.n_loss_tokens
+    if report.ok and not n_loss:  # prompts alone, as PPO takes them
+        counts = f"{n_examples:,} prompts, {n_prompt:,} tokens"
+    else:
+        counts = f"{n_examples:,} examples, {n_prompt:,} prompt tokens, {n_loss:,} tokens with loss"
+    console.print(Text(counts + (f"; {report.n_skipped:,} left out as too long" if report.n_skipped else "")))
     lengths = report.lengths
     console.print(
         Text(f"length in tokens: median {lengths.p50:,}, 95 % {lengths.p95:,}, longest {lengths.max:,} ")
