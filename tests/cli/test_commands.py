@@ -357,3 +357,14 @@ def test_score_takes_its_data_either_way(here: Path, burnish: Burnish, monkeypat
         "left out 1 longer than the model's context",
         "score mean 2.000, deviation 1.414",
     ]
+
+
+def test_score_tells_how_sure_it_is_of_pairs(here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four: Wilson's interval is (1.2302 -+ 0.6408) / 1.9604, by hand."""
+    from burnish.stages import score as module
+
+    scores = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
+    found = module.Scored("preference", scores, scores[None], ("a:1", "a:2", "a:3", "a:4"))
+    monkeypatch.setattr(module, "score_data", lambda *_, **__: found)
+    result = burnish("score", "d.jsonl", "--model", "rm")
+    assert "chosen is higher 75.0% (3 of 4; 95 %: 30 to 95)" in " ".join(result.out.split())

@@ -92,16 +92,18 @@ def score(
 
 
 def _show(scored: Scored) -> None:
+    from burnish.evaluation.intervals import wilson
+
     console = results()
     console.print(field_line("rows", len(scored.origins), _WIDTH))
     if scored.too_long:
         console.print(field_line("left out", f"{scored.too_long} longer than the model's context", _WIDTH))
     console.print(field_line("score", f"mean {scored.scores.mean():.3f}, deviation {scored.scores.std():.3f}", _WIDTH))
     if scored.accuracy is not None:
-        n_right = round(scored.accuracy * len(scored.origins))
-        console.print(
-            field_line("chosen is higher", f"{scored.accuracy:.1%} ({n_right} of {len(scored.origins)})", _WIDTH)
-        )
+        n_right, n = round(scored.accuracy * len(scored.origins)), len(scored.origins)
+        sure = wilson(n_right, n)
+        found = f"{scored.accuracy:.1%} ({n_right} of {n}; 95 %: {100 * sure.low:.0f} to {100 * sure.high:.0f})"
+        console.print(field_line("chosen is higher", found, _WIDTH))
     if scored.out is not None:
         console.print(field_line("scores", scored.out, _WIDTH))
         return
