@@ -17,7 +17,11 @@ from typing import Any
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the square matrices: so large that starting a product costs nothing."""
+FIRST_SIDE = 256
+"""Where the search for a product begins that does not take too long."""
 PRODUCTS = 8
+PATIENCE = 5.0
+"""Seconds that all products of a measurement may take: without units for a dtype a single large one takes many."""
 
 
 def describe() -> str:
@@ -46,11 +50,21 @@ def _cpuinfo() -> dict[str, str]:
 def product_rate(dtype: str, *, device: str = "cpu", side: int | None = None, products: int = PRODUCTS) -> float:
     """A device's rate of matrix products, in FLOP/s: the fastest of several of `side` x `side` by `side` x `side`.
 
-    A product counts 2 side^3 operations. The fastest, since whatever disturbs a product can only slow it down.
+    A product counts 2 side^3 operations. The fastest, since whatever disturbs a product can only slow it down. Where
+    products of that size would take longer than `PATIENCE`, smaller ones are taken: the largest, by doubling, that do
+    not.
     """
+    largest = side or SIDE[device]
+    side = min(FIRST_SIDE, largest)
+    while side < largest and 8 * products * _product_seconds(dtype, device, side, 1) < PATIENCE:  # 2^3 = 8
+        side = min(2 * side, largest)
+    return 2.0 * side**3 / _product_seconds(dtype, device, side, products)
+
+
+def _product_seconds(dtype: str, device: str, side: int, products: int) -> float:
+    """Seconds of the fastest of several products, after one that warms up."""
     import torch
 
-    side = side or SIDE[device]
     left, right = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
     best = float("inf")
     for _ in range(products + 1):  # the first one warms up; it is never the fastest
@@ -58,7 +72,7 @@ def product_rate(dtype: str, *, device: str = "cpu", side: int | None = None, pr
         torch.mm(left, right)
         synchronize()
         best = min(best, time.perf_counter() - started)
-    return 2.0 * side**3 / best
+    return best
 
 
 def synchronize() -> None:

@@ -242,3 +242,22 @@ def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch: pytest.Mon
     for flags, has in (("avx2 amx_bf16", True), ("avx2 avx512_bf16", True), ("avx2 avx512f", False)):
         monkeypatch.setattr(machine, "_cpuinfo", lambda flags=flags: {"flags": flags})
         assert machine.multiplies_bfloat16() is has
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(58e9, 2048), (0.7e9, 512)])
+def test_the_rate_is_measured_in_seconds_whatever_the_processor(
+    rate: float, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0.7 GFLOP/s, bfloat16 without units for it, a product of 2048^3 takes 24.5 s; nine of 512^3 take 3.5 s."""
+    now, sides = 0.0, []
+
+    def mm(left: torch.Tensor, _: torch.Tensor) -> None:
+        nonlocal now
+        sides.append(len(left))
+        now += 2 * len(left) ** 3 / rate + (0.1 if len(sides) == 1 else 0.0)  # the first one starts threads
+
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: now)
+    assert machine.product_rate("float32") == pytest.approx(rate, rel=1e-6)
+    assert sides[-machine.PRODUCTS - 1 :] == [largest] * (machine.PRODUCTS + 1)
+    assert now < machine.PATIENCE + 1
