@@ -248,17 +248,29 @@ def measure(kind: str, arguments: argparse.Namespace) -> None:
             own = [sys.executable, str(Path(__file__).resolve()), "point", kind, "--value", str(value), *shared]
             points.append({name: one for line in lines for name, one in run([*own, *line]).items()})
             print(f"{value} {growth.axis}: {shown(growth, points[-1])}", flush=True)
-    extra = "" if kind in ("startup", "vocabulary") else f" --model {arguments.model} --dtype {arguments.dtype}"
     record = new_record(
         f"growth-{kind}",
         model=arguments.model,
         dtype=arguments.dtype,
         repeats=arguments.repeats,
-        commands=[f"python benchmarks/growth.py measure {kind}{extra}"],
+        versions={"burnish": version("burnish")},
+        commands=[measure_command(kind, arguments)],
         points=points,
     )
     path = save(result_name(kind, arguments.model, arguments.dtype), record, arguments.results)
     print(f"wrote {path}\n\n{render(record)}")
+
+
+def measure_command(kind: str, arguments: argparse.Namespace) -> str:
+    """What gives this result again; without what does not matter to it."""
+    words = [f"python benchmarks/growth.py measure {kind}"]
+    if kind not in ("startup", "vocabulary"):
+        words.append(f"--model {arguments.model} --dtype {arguments.dtype}")
+    if kind not in ("startup", *MEMORY):
+        words.append(f"--repeats {arguments.repeats}")
+    if arguments.values and kind != "startup":
+        words.append(f"--values {' '.join(map(str, arguments.values))}")
+    return " ".join(words)
 
 
 def result_name(kind: str, model: str, dtype: str) -> str:
@@ -292,9 +304,10 @@ def render(record: Record) -> str:
     header = [growth.axis or growth.unit, *(f"{growth.lines[key]}" for key in keys)]
     rows = [[f"{one['value']:,}" if "value" in one else "", *(f"{one[key]:.2f}" for key in keys)] for one in points]
     model = "" if kind in ("startup", "vocabulary") else f" {record['model']}, {record['dtype']}."
-    threads = f"; {points[0]['threads']} threads, torch {points[0]['torch']}" if "threads" in points[0] else ""
+    software = [f"{points[0]['threads']} threads", f"torch {points[0]['torch']}"] if "threads" in points[0] else []
+    software += [f"{name} {number}" for name, number in record["versions"].items()]
     said = f"{growth.said}{model} The table's numbers are {growth.unit}."
-    about = f"Machine: {record['machine']}{threads}. {record['date']}."
+    about = f"Machine: {record['machine']}; {', '.join(software)}. {record['date']}."
     title = f"{growth.title}: {record['model']}, {record['dtype']}" if model else growth.title
     return section(title, [about, said, table(header, rows), commands(record), record["notes"]])
 

@@ -209,14 +209,38 @@ def test_a_second_run_on_other_work_has_a_file_of_its_own() -> None:
     assert growth.result_name("startup", "x/gemma", "float32") == "growth-startup"
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("prompt", "--model m --dtype bfloat16 --repeats 1 --values 128 256"),
+        ("prompt", "--model m --dtype float32 --repeats 3"),
+        ("sequence", "--model m --dtype float32 --values 256"),
+        ("vocabulary", "--values 8192"),
+        ("startup", ""),
+    ],
+)
+def test_a_growth_is_written_down_under_the_command_that_gives_it(
+    kind: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = dict.fromkeys(("shared", "apart", "kept", "checkpointed", "tiled", "whole"), 1.0)
+    monkeypatch.setattr(growth, "run", lambda _: {"value": 1, "threads": 1, "torch": "2", **numbers})
+    monkeypatch.setattr(growth, "_starts", lambda: {"help": 0.2, "python": 0.1})
+    monkeypatch.setattr("sys.argv", ["growth.py", "measure", kind, *given.split(), "--results", str(tmp_path)])
+    growth.main()
+    [record] = results.load_all(tmp_path)
+    assert record["commands"] == [f"python benchmarks/growth.py measure {kind} {given}".strip()]
+    assert f"burnish {record['versions']['burnish']}" in growth.render(record)
+
+
 def test_growth_is_rendered_and_drawn_from_its_points() -> None:
     points = [{"value": 128, "shared": 1.0, "apart": 1.5, "threads": 2, "torch": "2"}]
-    record = results.new_record("growth-prompt", model="m", dtype="float32", repeats=1, commands=["c"], points=points)
+    shared = {"model": "m", "dtype": "float32", "versions": {"burnish": "0.1.0"}, "commands": ["c"]}
+    record = results.new_record("growth-prompt", points=points, **shared)
     assert "| 128                  |          1.00 |             1.50 |" in growth.render(record)
     [panel] = report.panels([record])
     assert panel["lines"] == {"prompt shared": [(128, 1.0)], "a row a response": [(128, 1.5)]}
     startup = [{"help": 0.25, "python": 0.02}]
-    record = results.new_record("growth-startup", model="m", dtype="float32", commands=["c"], points=startup)
+    record = results.new_record("growth-startup", points=startup, **shared)
     assert "0.25" in growth.render(record)
     assert json.loads(json.dumps(record)) == record
 
