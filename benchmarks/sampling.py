@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from common.agreement import token_problems
+from common.agreement import largest_token_distance, token_problems
 from common.flops import ModelSize, sampling_flops
 from common.results import (
     RESULTS,
@@ -120,7 +120,7 @@ def compare(arguments: argparse.Namespace) -> None:
     def line(result: Result) -> str:
         return f"{len(prompts) * setting['new_tokens'] / result['seconds_per_call']:.0f} tokens/s"
 
-    sides, proof_dtype = _sides(arguments, arguments.dtype, arguments.repeats), arguments.dtype
+    sides, proof_dtype, proved = _sides(arguments, arguments.dtype, arguments.repeats), arguments.dtype, None
     if needs_float32_proof(arguments.dtype):
         print("a run of each side in float32, for the proof", flush=True)
         proof_dtype = "float32"
@@ -141,6 +141,7 @@ def compare(arguments: argparse.Namespace) -> None:
         optional={"vllm"},
     )
     rates.append(run(machine.rates_command()))
+    apart = _apart(proved or found)
     for results in found.values():
         for result in results:
             del result["proof"]  # judged; too long to be kept
@@ -150,7 +151,7 @@ def compare(arguments: argparse.Namespace) -> None:
         setting=public(setting),
         lengths=sorted(len(ids) for ids in prompts),
         commands=_commands(arguments, setting),
-        proof={"dtype": proof_dtype},
+        proof={"dtype": proof_dtype, "apart": apart},
         runs=found,
     )
     name = "-".join(["sampling", Path(setting["model"]).name, setting["data"], str(setting["batch"]), arguments.dtype])
@@ -195,11 +196,28 @@ def work_problems(found: Found, setting: dict[str, Any], dtype: str, *, values: 
     return problems
 
 
+def _apart(found: Found) -> dict[str, float]:
+    """Side -> the largest difference of its greedy log-probs to generate's first run."""
+    first = found["transformers"][0]["proof"]
+    others = {name: results for name, results in found.items() if name != "transformers"}
+    return {
+        name: max(largest_token_distance(first, result["proof"]) for result in results)
+        for name, results in others.items()
+    }
+
+
+def prepare_command(setting: dict[str, Any]) -> str:
+    """What prepares this work again."""
+    return (
+        f"python benchmarks/sampling.py prepare --work DIR --data {setting['data']} --model {setting['model']} "
+        f"--batch {setting['batch']} --prompt-tokens {setting['prompt_tokens']} --new-tokens {setting['new_tokens']}"
+    )
+
+
 def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[str]:
     vllm = " --vllm-python PYTHON" if arguments.vllm_python is not None else ""
     return [
-        f"python benchmarks/sampling.py prepare --work DIR --data {setting['data']} --model {setting['model']} "
-        f"--batch {setting['batch']} --new-tokens {setting['new_tokens']}",
+        prepare_command(setting),
         f"python benchmarks/sampling.py compare --work DIR --peer-python PYTHON{vllm} --rounds {arguments.rounds} "
         f"--repeats {arguments.repeats} --dtype {arguments.dtype}",
     ]
@@ -216,8 +234,9 @@ def render(record: Record) -> str:
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record["rates"].items())
     low, high = loads(found)
     repeats = len(peer[0]["seconds"])
-    proved_apart = record.get("proof", {}).get("dtype", peer[0]["dtype"]) != peer[0]["dtype"]
+    proved_apart = record["proof"]["dtype"] != peer[0]["dtype"]
     where = " and in float32, before the rounds" if proved_apart else ""
+    apart = ", ".join(f"{SIDES[name]} {record['proof']['apart'][name]:.1g}" for name in names if name != "transformers")
     return section(
         f"Sampling beside generate and vLLM: {setting['model']}, {setting['batch']} at a time, {peer[0]['dtype']}",
         [
@@ -231,13 +250,22 @@ def render(record: Record) -> str:
             _table(record, names),
             "Alike on all sides, and checked: prompts, tokens of every answer, dtype, threads; greedily"
             f"{where}, the first {setting['proof_tokens']} tokens of every answer and their log-probs, up to the first "
-            "token that is as probable as another. Useful FLOPs are the same number for all sides "
+            f"token that is as probable as another (largest difference to generate, in nats: {apart}; relative above a "
+            "size of 1). Useful FLOPs are the same number for all sides "
             "(benchmarks/common/flops.py).",
-            "vLLM's memory holds room for a KV cache of 2 GiB." if "vllm" in found else "vLLM was left out.",
+            _vllm(found["vllm"][0], sum(lengths)) if "vllm" in found else "vLLM was left out.",
             commands(record),
             f"Versions: {'; '.join(versions(found[name]) for name in names)}.",
             record["notes"],
         ],
+    )
+
+
+def _vllm(result: Result, tokens: int) -> str:
+    return (
+        "vLLM's memory holds room for a KV cache of 2 GiB. Its prefix cache is on, and emptied before each timed call: "
+        "within a call prompts may share what they begin with, as in burnish, but in whole blocks of the cache only; "
+        f"{result['cached_tokens']:,} of {tokens:,} prompt tokens were shared."
     )
 
 

@@ -119,3 +119,16 @@ def token_problems(
             if token != other or distance(a, b) > allowed:
                 break
     return problems[:LISTED]
+
+
+def largest_token_distance(
+    peer: Sequence[Sequence[tuple[int, float]]], own: Sequence[Sequence[tuple[int, float]]]
+) -> float:
+    """The largest difference of the log-probs that `token_problems` holds against each other; for the report."""
+    largest = 0.0
+    for theirs, ours in zip(peer, own, strict=True):
+        for (token, a), (other, b) in zip(theirs, ours, strict=True):
+            largest = max(largest, distance(a, b))
+            if token != other:
+                break
+    return largest

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.agreement import largest_distance, proof_problems, token_problems
+from common.agreement import largest_distance, largest_token_distance, proof_problems, token_problems
 
 
 def proof(loss: float = 0.7, later: float = 0.6, grad_norm: float = 2.0, **values: list[float]) -> dict[str, Any]:
@@ -62,3 +62,5 @@ def test_greedy_tokens_may_part_where_they_are_as_probable() -> None:
     assert token_problems(peer, [[(5, -1.0), (8, -0.9), (2, -0.1)]], "float32", steps=3)
     assert token_problems(peer, [[(5, -1.1), (7, -0.69314), (1, -9.0)]], "float32", steps=3)
     assert token_problems(peer, [], "float32", steps=3) == ["1 and 0 prompts"]
+    # 4e-5 of the token at which they part; what follows is of other texts.
+    assert largest_token_distance(peer, [[(5, -1.00001), (8, -0.69318), (2, -0.1)]]) == pytest.approx(4e-5)

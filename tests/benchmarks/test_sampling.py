@@ -124,4 +124,14 @@ def test_answers_in_bfloat16_are_proved_in_float32(
     assert ran == [(side, dtype) for dtype in ("float32", "bfloat16") for side in ("transformers", "burnish")]
     [record] = load_all(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["sampling-model-pairs-4-bfloat16.json"], "data in its name"
-    assert "greedily and in float32, before the rounds" in " ".join(sampling.render(record).split())
+    said = " ".join(sampling.render(record).split())
+    assert "greedily and in float32, before the rounds" in said
+    assert record["proof"] == {"dtype": "float32", "apart": {"burnish": 0.0}}, "that of the run in float32"
+    assert "(largest difference to generate, in nats: burnish 0;" in said
+    assert "--batch 4 --prompt-tokens 64 --new-tokens 3" in record["commands"][0]
+    assert "vLLM was left out" in said
+    record["runs"]["vllm"] = [{**record["runs"]["burnish"][0], "versions": {"vllm": "1"}, "cached_tokens": 7}]
+    record["proof"]["apart"]["vllm"] = 2e-6
+    said = " ".join(sampling.render(record).split())
+    assert f"; 7 of {sum(record['lengths'])} prompt tokens were shared" in said
+    assert "in nats: vLLM 2e-06, burnish 0;" in said
