@@ -282,7 +282,8 @@ def _setting(records: Sequence[Record]) -> str:
     return (
         f"A Llama with {layers} layers of width {width} and a vocabulary of {LLAMA_1B['vocab_size']:,}, random "
         f"weights, {DTYPE}. Tokens are those of the data, a prompt once for both of its responses, for all sides; of "
-        f"PPO, prompts and responses of an update, however often they are read. {of}."
+        "PPO, prompts and responses of an update, however often they are read; TRL's PPO has no path through Liger's "
+        f"kernels and is measured without. {of}."
     )
 
 

@@ -56,7 +56,8 @@ def _proof(record: Record) -> str:
     apart = ", ".join(f"{role} {value:.1g}" for role, value in record["apart"].items())
     return (
         f"; of the same {PROBED} responses, before the first update, what the roles say (largest difference: {apart}; "
-        "absolute below a size of 1, relative above)"
+        "absolute below a size of 1, relative above): each side samples its own responses, so that the losses of a "
+        "first step are of different texts and could not be held against each other"
     )
 
 
