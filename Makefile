@@ -12,8 +12,10 @@ BENCH ?= $(HOME)/.cache/burnish-bench
 DATA ?= starter/preferences
 MODELS ?= smollm2-135m-instruct
 DTYPES ?= float32
-STAGES ?= sft reward dpo ppo sampling growth layers
+STAGES ?= sft reward dpo ppo sampling decoding growth layers
 ROUNDS ?= 2
+# 0: sampling is not held against vLLM, whose environment is large.
+VLLM ?= 1
 
 .PHONY: help quickstart bench bench-all docs test test-real check format lint clean
 
@@ -22,7 +24,7 @@ help:
 	@echo "make check        the fast loop: ruff, mypy, import-linter, tests that run no model"
 	@echo "make test         all tests but those on real models"
 	@echo "make test-real    the slow tests on real models"
-	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir"
+	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir VLLM=0"
 	@echo "make bench-all    the whole table, hours: both models, HH-RLHF's pairs (HH=pairs.jsonl) and the starter's, bfloat16 where the CPU has it"
 	@echo "make docs         the documentation as a site in build/site, its links checked"
 	@echo "make format       let ruff mend what it can"
@@ -56,7 +58,7 @@ $(VENV)/.bench: $(VENV)/.run
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --bench "$(BENCH)" --data $(DATA) --stages $(STAGES) \
-	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS) $(if $(CHECKPOINTED),--checkpointed)
+	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS) $(if $(CHECKPOINTED),--checkpointed) $(if $(filter 0,$(VLLM)),--without vllm)
 
 bench-all:
 	@test -n "$(HH)" || { echo "which pairs of HH-RLHF? make bench-all HH=harmless-base.jsonl.gz" >&2; exit 2; }

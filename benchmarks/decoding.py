@@ -3,25 +3,40 @@
     python benchmarks/sampling.py prepare --work DIR --data HH-RLHF --batch 64
     python benchmarks/decoding.py --work DIR --rounds 3
 
-The ways are `decoding` of the sampler, without an adapter and through a LoRA adapter. Seconds are of the process (CPU
-time), which on a machine that is shared say more than the clock on the wall; with one thread the two are equal where
-nothing else runs. Absolute numbers are of the machine and of the moment: compare the ratios.
+The ways are `decoding` of the sampler, without an adapter and through a LoRA adapter. Before the rounds each way writes
+a few tokens, which warms up. Absolute numbers are of the machine and of the moment: compare the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.results import table
-from common.work import read_setting
+import sampling
+from common.results import (
+    RESULTS,
+    Record,
+    commands,
+    counted,
+    new_record,
+    ratio_title,
+    save,
+    section,
+    table,
+    with_range,
+)
+from common.rounds import Found, loads, medians, ratios
+from common.work import public, read_setting
 
+TITLE = "Ways of sampling"
 WAYS = (("", "plain"), ("", "auto"), ("adapter", "plain"), ("adapter", "adapter"), ("adapter", "merged"))
 """(adapter or none, decoding); the first of either kind is what the others are held against."""
+WARM_UP_TOKENS = 2
 
 
 def make_backbone(directory: str, dtype: str, rank: int) -> Any:
@@ -41,54 +56,110 @@ def make_backbone(directory: str, dtype: str, rank: int) -> Any:
     return Backbone(model)
 
 
-def measure(work: Path, dtype: str, rank: int, rounds: int, new_tokens: int | None) -> dict[tuple[str, str], list[Any]]:
-    """(CPU seconds, tokens that prompts took to read, padding included) of each way and round."""
+def measure(work: Path, dtype: str, rank: int, rounds: int, new: int) -> Found:
+    """Way -> of each round its seconds, the tokens that prompts took to read, padding included, and the load before."""
     from burnish.models.roles import Backbone
     from burnish.rollout.sampler import SamplingParams, sample
 
     setting = read_setting(work)
-    prompts, new = json.loads((work / "prompts.json").read_text(encoding="utf-8")), new_tokens or setting["new_tokens"]
+    prompts = json.loads((work / "prompts.json").read_text(encoding="utf-8"))
     backbone = make_backbone(setting["directory"], dtype, rank)
     read: list[int] = []
     step = Backbone.step
 
-    def counted(self: Backbone, input_ids: Any, *rest: Any) -> Any:
+    def watched(self: Backbone, input_ids: Any, *rest: Any) -> Any:
         read.append(input_ids.numel() if input_ids.shape[1] > 1 else 0)
         return step(self, input_ids, *rest)
 
-    Backbone.step = counted  # type: ignore[method-assign]
-    found: dict[tuple[str, str], list[Any]] = {way: [] for way in WAYS}
-    for seed in range(rounds):
-        for adapter, decoding in WAYS:
-            read.clear()
-            params = SamplingParams(max_new_tokens=new, seed=seed, decoding=decoding)  # type: ignore[arg-type]
-            started = time.process_time()
-            sample(backbone.role(adapter or None), prompts, params, batch_size=setting["batch"], logprobs=False)
-            found[adapter, decoding].append((time.process_time() - started, sum(read)))
-            print(
-                f"round {seed + 1}, {adapter or 'no adapter'}, {decoding}: {found[adapter, decoding][-1]}", flush=True
-            )
-    Backbone.step = step  # type: ignore[method-assign]
+    def once(adapter: str, decoding: str, tokens: int, seed: int) -> dict[str, Any]:
+        read.clear()
+        params = SamplingParams(max_new_tokens=tokens, seed=seed, decoding=decoding)  # type: ignore[arg-type]
+        load, started = os.getloadavg()[0], time.perf_counter()
+        sample(backbone.role(adapter or None), prompts, params, batch_size=setting["batch"], logprobs=False)
+        return {"seconds": time.perf_counter() - started, "prompt_tokens_read": sum(read), "load": load}
+
+    Backbone.step = watched  # type: ignore[method-assign]
+    try:
+        for way in WAYS:
+            once(*way, min(WARM_UP_TOKENS, new), 0)
+        found: Found = {way_name(*way): [] for way in WAYS}
+        for seed in range(rounds):
+            for way in WAYS:
+                found[way_name(*way)].append(once(*way, new, seed))
+                print(f"round {seed + 1}, {way_name(*way)}: {found[way_name(*way)][-1]['seconds']:.2f} s", flush=True)
+    finally:
+        Backbone.step = step  # type: ignore[method-assign]
     return found
 
 
+def way_name(adapter: str, decoding: str) -> str:
+    """What a way is called."""
+    return f"{adapter or 'no adapter'}, {decoding}"
+
+
+def render(record: Record) -> str:
+    """The section of RESULTS.md."""
+    setting, ways, lengths = record["setting"], record["ways"], record["lengths"]
+    low, high = loads(ways)
+    rows = []
+    for adapter, decoding in WAYS:
+        found, base = ways[way_name(adapter, decoding)], ways[way_name(adapter, "plain")]
+        seconds, read = medians(found, "seconds", "prompt_tokens_read")
+        faster = "" if decoding == "plain" else with_range(ratios(base, found, "seconds"))
+        rows.append([way_name(adapter, decoding), f"{seconds:.2f}", faster, f"{read:,.0f}"])
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    header = ["", "seconds", f"faster than plain by, {ratio_title(base)}", "prompt tokens read"]
+    return section(
+        f"{TITLE}: {setting['model']}, {setting['batch']} at a time, {record['dtype']}",
+        [
+            f"Machine: {record['machine']}; {record['threads']} threads. {record['date']}.",
+            f"{len(lengths)} prompts of {setting['data']}, {lengths[0]} to {lengths[-1]} tokens, answered by burnish "
+            f"with {record['new_tokens']} tokens each, at temperature 1; the adapter is LoRA of rank "
+            f"{record['rank']} on all linear layers. {counted(len(base), 'round')} of all ways in turn, in one "
+            "process, after a short call of each that warms up; medians of the rounds. Prompt tokens are read with "
+            f"their padding. Load of the machine before the calls: {low:.2f} to {high:.2f}.",
+            table(header, rows),
+            commands(record),
+            f"Versions: {versions}.",
+            record["notes"],
+        ],
+    )
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, and write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="what `sampling.py prepare` wrote")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, help="of each answer, in the place of the prepared number")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the result goes")
     arguments = parser.parse_args()
-    found = measure(arguments.work, arguments.dtype, arguments.rank, arguments.rounds, arguments.new_tokens)
-    rows, first = [], {adapter: found[adapter, "plain"] for adapter in ("", "adapter")}
-    for (adapter, decoding), values in found.items():
-        seconds = statistics.median(value for value, _ in values)
-        each = [base / value for (base, _), (value, _) in zip(first[adapter], values, strict=True)]
-        ratio = f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
-        rows.append([f"{adapter or 'no adapter'}, {decoding}", f"{seconds:.2f}", ratio, f"{values[0][1]:,}"])
-    print("\n" + table(["", "CPU seconds", "faster than plain by", "prompt tokens read"], rows))
+    setting = read_setting(arguments.work)
+    new = arguments.new_tokens or setting["new_tokens"]
+    ways = measure(arguments.work, arguments.dtype, arguments.rank, arguments.rounds, new)
+    import torch
+
+    prompts = json.loads((arguments.work / "prompts.json").read_text(encoding="utf-8"))
+    record = new_record(
+        "decoding",
+        dtype=arguments.dtype,
+        rank=arguments.rank,
+        new_tokens=new,
+        setting=public(setting),
+        lengths=sorted(len(ids) for ids in prompts),
+        threads=torch.get_num_threads(),
+        versions={package: version(package) for package in ("burnish", "torch", "transformers")},
+        commands=[
+            sampling.prepare_command(setting),
+            f"python benchmarks/decoding.py --work DIR --dtype {arguments.dtype} --rank {arguments.rank} "
+            f"--rounds {arguments.rounds} --new-tokens {new}",
+        ],
+        ways=ways,
+    )
+    parts = ["decoding", Path(setting["model"]).name, setting["data"], str(setting["batch"]), arguments.dtype]
+    print(f"wrote {save('-'.join(parts), record, arguments.results)}\n\n{render(record)}")
 
 
 if __name__ == "__main__":

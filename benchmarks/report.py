@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import decoding
 import gpu
 import growth
 import layers
@@ -29,6 +30,7 @@ TITLES = {
     "dpo": "DPO beside TRL",
     "ppo": "PPO beside TRL",
     "sampling": "Sampling beside generate and vLLM",
+    "decoding": decoding.TITLE,
     **{f"growth-{kind}": one.title for kind, one in growth.GROWTHS.items()},
     "layers": layers.TITLE,
     "gpu": gpu.TITLE,
@@ -38,6 +40,7 @@ RENDER: dict[str, Callable[[Record], str]] = {
     **dict.fromkeys(train.STAGES, train_section.render),
     "ppo": ppo.render,
     "sampling": sampling.render,
+    "decoding": decoding.render,
     **{f"growth-{kind}": growth.render for kind in growth.GROWTHS},
     "layers": layers.render,
 }

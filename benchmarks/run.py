@@ -13,6 +13,7 @@ written from all results in any case.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from common.results import data_label, slug
 
 HERE = Path(__file__).resolve().parent
 TORCH = HERE.parent / "scripts" / "install_torch.sh"
-PARTS = ("sft", "reward", "dpo", "ppo", "sampling", "growth", "layers")
+PARTS = ("sft", "reward", "dpo", "ppo", "sampling", "decoding", "growth", "layers")
 GROWTHS = ("prompt", "responses", "vocabulary", "sequence", "startup")
 PEERS = {
     "trl-1.16": ["trl==1.16.0", "peft==0.21.2"],
@@ -37,6 +38,8 @@ UNWANTED = {"vllm": ["torchvision", "torchaudio", "torchcodec"]}
 READY = ".ready"
 PPO_MODEL = "smollm2-135m-instruct"
 """The only one: ppo.py needs a token that the model never writes."""
+PPO_LAYERS = ("all", "last-10")
+"""The layers that have LoRA in PPO: a comparison each."""
 
 Call = Callable[[Sequence[str]], None]
 
@@ -90,14 +93,21 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
         pairs = [(model, dtype) for model in arguments.models for dtype in arguments.dtypes]
         return [script("layers.py", "measure", "--model", model, "--dtype", dtype) for model, dtype in pairs]
     found = []
-    models = arguments.models if part != "ppo" else [PPO_MODEL]
-    for model, data in ((model, data) for model in models for data in arguments.data):
-        work = ["--work", str(bench / "work" / slug(f"{part}-{Path(model).name}-{data_label(data)}"))]
+    models, layers = (arguments.models, ("all",)) if part != "ppo" else ([PPO_MODEL], PPO_LAYERS)
+    for model, data, chosen in itertools.product(models, arguments.data, layers):
+        of = "" if chosen == "all" else f"-{chosen}"
+        work = ["--work", str(bench / "work" / slug(f"{part}-{Path(model).name}-{data_label(data)}{of}"))]
         given = ["--data", data, "--model", model]
+        if part == "decoding":
+            found.append(script("sampling.py", "prepare", *work, *given))
+            rounds = ["--rounds", str(arguments.rounds)]
+            found += [script("decoding.py", *work, "--dtype", dtype, *rounds) for dtype in arguments.dtypes]
+            continue
         if part == "ppo":
             peer, extra, name, stage = peer_python(bench, "trl-1.12", run), [], "ppo.py", []
+            given += ["--layers", chosen]
         elif part == "sampling":
-            vllm = vllm_python(bench, run)
+            vllm = None if "vllm" in arguments.without else vllm_python(bench, run)
             peer, extra = peer_python(bench, "trl-1.16", run), ["--vllm-python", vllm] if vllm else []
             name, stage = "sampling.py", []
         else:
@@ -149,6 +159,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--checkpointed", action="store_true", help="TRL also with gradient checkpointing, its default")
+    parser.add_argument(
+        "--without", nargs="+", choices=("vllm",), default=[], help="vllm: sampling beside generate only; it is large"
+    )
     arguments = parser.parse_args()
     for data in arguments.data:
         if not data.startswith("starter/") and not Path(data).exists():

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+import decoding
+import report
 import sampling
 from common.agreement import token_problems
 from common.results import load_all
@@ -135,3 +137,25 @@ def test_answers_in_bfloat16_are_proved_in_float32(
     said = " ".join(sampling.render(record).split())
     assert f"; 7 of {sum(record['lengths'])} prompt tokens were shared" in said
     assert "in nats: vLLM 2e-06, burnish 0;" in said
+
+
+def test_ways_of_sampling_are_written_down_and_shown(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--work", str(prepared), "--rank", "2", "--rounds", "2", "--results", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["decoding.py", *given])
+    decoding.main()
+    [record] = load_all(tmp_path)
+    assert record["commands"][1].endswith("--dtype float32 --rank 2 --rounds 2 --new-tokens 3")
+    prompts = json.loads((prepared / "prompts.json").read_text(encoding="utf-8"))
+    for way, results in record["ways"].items():
+        assert len(results) == 2
+        if "plain" not in way:
+            assert results[0]["prompt_tokens_read"] <= len(prompts) * max(map(len, prompts))
+    for way, seconds in (("no adapter, plain", (3.0, 5.0)), ("no adapter, auto", (1.0, 2.5))):
+        for one, value in zip(record["ways"][way], seconds, strict=True):
+            one["seconds"] = value
+    [row] = [line for line in decoding.render(record).splitlines() if line.startswith("| no adapter, auto")]
+    # 4 s over 1.75 s; 3 over 1, 5 over 2.5
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["1.75", "2.29 (2.00 to 3.00)"]
+    assert decoding.render(record) in report.page([record])

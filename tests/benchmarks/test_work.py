@@ -189,7 +189,7 @@ def test_a_peer_is_installed_once_with_torch_first(tmp_path: Path) -> None:
 
 def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
     shared = {"bench": tmp_path, "data": ["pairs.jsonl"], "models": ["a", "b"], "dtypes": ["float32", "bfloat16"]}
-    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=True)
+    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=True, without=[])
     for name in run.PEERS:
         (tmp_path / name).mkdir()
     done = {
@@ -199,11 +199,29 @@ def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
     dpo = run.commands("dpo", arguments, lambda _: None)
     assert ["--peer-checkpointing" in command for command in dpo] == [False, True, True] * 2
     assert done["sampling"] == ["prepare", "compare", "compare"] * 2
+    vllm = run.commands("sampling", arguments, lambda _: None)
+    assert ["--vllm-python" in command for command in vllm] == [False, True, True] * 2
+    ways = [Path(command[1]).name for command in run.commands("decoding", arguments, lambda _: None)]
+    assert ways == ["sampling.py", "decoding.py", "decoding.py"] * 2
     assert len(run.commands("growth", arguments, lambda _: None)) == len(run.GROWTHS)
     arguments.data = ["x/pairs.jsonl", "starter/preferences"]
     both = run.commands("dpo", arguments, lambda _: None)
     folders = [command[command.index("--work") + 1] for command in both if "prepare" in command]
     assert len(set(folders)) == len(folders) == 4, "a model and a data set have a directory of their own"
+    ppo = [command for command in run.commands("ppo", arguments, lambda _: None) if "prepare" in command]
+    assert [command[-1] for command in ppo] == ["all", "last-10"] * 2
+    assert len({command[command.index("--work") + 1] for command in ppo}) == 4
+
+
+def test_vllm_is_neither_installed_nor_asked_where_it_is_not_wanted(tmp_path: Path) -> None:
+    shared = {"bench": tmp_path, "data": ["pairs.jsonl"], "models": ["a"], "dtypes": ["float32"]}
+    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=False, without=["vllm"])
+    (tmp_path / "trl-1.16").mkdir()
+    ran: list[str] = []
+    found = run.commands("sampling", arguments, lambda command: ran.extend(command))
+    assert "trl==1.16.0" in ran
+    assert not set(run.PEERS["vllm"]) & set(ran)
+    assert not any("--vllm-python" in command for command in found)
 
 
 def test_what_fails_stops_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
