@@ -24,7 +24,6 @@ from common.results import (
     commands,
     counted,
     new_record,
-    ratio_title,
     save,
     section,
     table,
@@ -108,7 +107,7 @@ def render(record: Record) -> str:
         faster = "" if decoding == "plain" else with_range(ratios(base, found, "seconds"))
         rows.append([way_name(adapter, decoding), f"{seconds:.2f}", faster, f"{read:,.0f}"])
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
-    header = ["", "seconds", f"faster than plain by, {ratio_title(base)}", "prompt tokens read"]
+    header = ["", "seconds", "faster than plain by", "prompt tokens read"]
     return section(
         f"{TITLE}: {setting['model']}, {setting['batch']} at a time, {record['dtype']}",
         [
@@ -116,8 +115,9 @@ def render(record: Record) -> str:
             f"{len(lengths)} prompts of {setting['data']}, {lengths[0]} to {lengths[-1]} tokens, answered by burnish "
             f"with {record['new_tokens']} tokens each, at temperature 1; the adapter is LoRA of rank "
             f"{record['rank']} on all linear layers. {counted(len(base), 'round')} of all ways in turn, in one "
-            "process, after a short call of each that warms up; medians of the rounds. Prompt tokens are read with "
-            f"their padding. Load of the machine before the calls: {low:.2f} to {high:.2f}.",
+            "process, after a short call of each that warms up; medians, and of the ratio its range over the rounds. "
+            "Prompt tokens are read with their padding. Load of the machine before the calls: "
+            f"{low:.2f} to {high:.2f}.",
             table(header, rows),
             commands(record),
             f"Versions: {versions}.",
