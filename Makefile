@@ -14,6 +14,8 @@ MODELS ?= smollm2-135m-instruct
 DTYPES ?= float32
 STAGES ?= sft reward dpo ppo sampling decoding growth layers
 ROUNDS ?= 2
+# Examples of TRL's passes; of several ("2 4 8") the fastest of a run each.
+MICRO ?= 4
 # 0: sampling is not held against vLLM, whose environment is large.
 VLLM ?= 1
 
@@ -24,7 +26,7 @@ help:
 	@echo "make check        the fast loop: ruff, mypy, import-linter, tests that run no model"
 	@echo "make test         all tests but those on real models"
 	@echo "make test-real    the slow tests on real models"
-	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir VLLM=0"
+	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir VLLM=0 MICRO=\"2 4 8\""
 	@echo "make bench-all    the whole table, hours: both models, HH-RLHF's pairs (HH=pairs.jsonl) and the starter's, bfloat16 where the CPU has it"
 	@echo "make docs         the documentation as a site in build/site, its links checked"
 	@echo "make format       let ruff mend what it can"
@@ -58,7 +60,7 @@ $(VENV)/.bench: $(VENV)/.run
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --bench "$(BENCH)" --data $(DATA) --stages $(STAGES) \
-	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS) $(if $(CHECKPOINTED),--checkpointed) $(if $(filter 0,$(VLLM)),--without vllm)
+	    --models $(MODELS) --dtypes $(DTYPES) --rounds $(ROUNDS) $(if $(CHECKPOINTED),--checkpointed) $(if $(filter 0,$(VLLM)),--without vllm) --micro-batches $(MICRO)
 
 bench-all:
 	@test -n "$(HH)" || { echo "which pairs of HH-RLHF? make bench-all HH=harmless-base.jsonl.gz" >&2; exit 2; }

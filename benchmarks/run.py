@@ -112,6 +112,7 @@ def commands(part: str, arguments: argparse.Namespace, run: Call = call) -> list
             name, stage = "sampling.py", []
         else:
             peer, extra = peer_python(bench, "trl-1.16", run), ["--peer-checkpointing"] * arguments.checkpointed
+            extra += ["--peer-micro-batch", *map(str, arguments.micro_batches)]
             name, stage = "train.py", [part]
         found.append(script(name, "prepare", *stage, *work, *given))
         for dtype in arguments.dtypes:
@@ -159,6 +160,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--checkpointed", action="store_true", help="TRL also with gradient checkpointing, its default")
+    parser.add_argument(
+        "--micro-batches", type=int, nargs="+", default=[4], help="TRL's; of several the fastest of a run each"
+    )
     parser.add_argument(
         "--without", nargs="+", choices=("vllm",), default=[], help="vllm: sampling beside generate only; it is large"
     )

@@ -37,7 +37,7 @@ from common.results import (
     new_record,
     save,
 )
-from common.rounds import Found, Result, alternate, peer_script, run
+from common.rounds import Found, Result, alternate, fastest, peer_script, run
 from common.sides import HeadProducts, device_memory, dispatch, replace, stamp_steps, watch_dtypes
 from common.work import prepare, public, read_lengths, read_setting
 from train_section import BEFOREHAND, CHECKPOINTED, render
@@ -245,11 +245,13 @@ def compare(arguments: argparse.Namespace) -> None:
     setting, lengths = read_setting(work), read_lengths(work)
     if setting["stage"] != stage:
         raise SystemExit(f"{work} was prepared for {setting['stage']}, not for {stage}\n  to do: prepare it again")
+    tried = _try_micro_batches(arguments)
+    micro_batch = next(iter(tried), str(arguments.peer_micro_batch[0]))
     apart = None
     if needs_float32_proof(stage, arguments.dtype):
         print("a run of each side in float32, for the proof", flush=True)
         proof = alternate(
-            _sides(arguments, "float32"),
+            _sides(arguments, "float32", micro_batch),
             1,
             problems=lambda found: work_problems(found, setting, lengths),
             line=lambda result: f"{result['seconds_per_step']:.2f} s a step",
@@ -257,7 +259,7 @@ def compare(arguments: argparse.Namespace) -> None:
         apart = _apart(proof)
     rates = [run(machine.rates_command())]
     found = alternate(
-        _sides(arguments, arguments.dtype),
+        _sides(arguments, arguments.dtype, micro_batch),
         arguments.rounds,
         problems=lambda found: work_problems(found, setting, lengths, values=apart is None),
         line=lambda result: f"{result['seconds_per_step']:.2f} s a step",
@@ -269,11 +271,24 @@ def compare(arguments: argparse.Namespace) -> None:
         setting=public(setting),
         lengths=[[lengths[i] for i in step] for step in setting["order"]],
         commands=_commands(arguments, setting),
+        tried_micro_batches=tried,
         proof={"dtype": arguments.dtype if apart is None else "float32", "apart": apart or _apart(found)},
         runs=found,
     )
     name = "-".join([stage, Path(setting["model"]).name, setting["data"], arguments.dtype])
     print(f"wrote {save(name, record, arguments.results)}\n\n{render(record)}")
+
+
+def _try_micro_batches(arguments: argparse.Namespace) -> dict[str, float]:
+    """TRL's micro-batch -> its seconds per step in one run, the fastest first; empty where only one was named."""
+    named = [str(n) for n in arguments.peer_micro_batch]
+    if len(named) == 1:
+        return {}
+    print("a run of TRL with each micro-batch, to take the fastest", flush=True)
+    commands = {n: _sides(arguments, arguments.dtype, n)["trl"] for n in named}
+    tried = fastest(commands, "seconds_per_step")
+    print("\n".join(f"micro-batches of {n}: {seconds:.2f} s a step" for n, seconds in tried.items()), flush=True)
+    return tried
 
 
 def needs_float32_proof(stage: str, dtype: str) -> bool:
@@ -285,10 +300,10 @@ def needs_float32_proof(stage: str, dtype: str) -> bool:
     return stage == "reward" and dtype == "bfloat16"
 
 
-def _sides(arguments: argparse.Namespace, dtype: str) -> dict[str, list[str]]:
+def _sides(arguments: argparse.Namespace, dtype: str, micro_batch: str) -> dict[str, list[str]]:
     """Side -> its command."""
     shared = ["--work", str(arguments.work), "--dtype", dtype]
-    micro = ["--micro-batch", str(arguments.peer_micro_batch)]
+    micro = ["--micro-batch", micro_batch]
     sides = {
         "trl": [arguments.peer_python, peer_script("trl_train.py"), *shared, *micro],
         "burnish": [sys.executable, str(Path(__file__).resolve()), "ours", arguments.stage, *shared],
@@ -350,12 +365,13 @@ def _tokens(order: list[list[int]], lengths: list[Any], prompt_times: int) -> li
 
 
 def _commands(arguments: argparse.Namespace, setting: dict[str, Any]) -> list[str]:
+    micro = " ".join(map(str, arguments.peer_micro_batch))
     shape = f"--batch {setting['batch']} --steps {setting['steps']} --max-length {setting['max_length']}"
     return [
         f"python benchmarks/train.py prepare {arguments.stage} --work DIR --data {setting['data']} "
         f"--model {setting['model']} {shape}",
         f"python benchmarks/train.py compare {arguments.stage} --work DIR --peer-python PYTHON "
-        f"--rounds {arguments.rounds} --dtype {arguments.dtype} --peer-micro-batch {arguments.peer_micro_batch}"
+        f"--rounds {arguments.rounds} --dtype {arguments.dtype} --peer-micro-batch {micro}"
         + " --peer-checkpointing"
         * arguments.peer_checkpointing,
     ]
@@ -383,7 +399,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="compare: where the result goes")
     parser.add_argument("--peer-python", help="compare: the python of an environment with trl==1.16.0 and peft")
-    parser.add_argument("--peer-micro-batch", type=int, default=4, help="compare: examples of TRL's passes")
+    parser.add_argument(
+        "--peer-micro-batch",
+        type=int,
+        nargs="+",
+        default=[4],
+        help="compare: examples of TRL's passes; of several, tried once each before the rounds, it takes the fastest",
+    )
     parser.add_argument(
         "--peer-checkpointing", action="store_true", help="compare: TRL once more, with gradient checkpointing"
     )

@@ -93,9 +93,18 @@ def _small_print(record: Record) -> str:
         f"{_proof(record)}. Useful FLOPs are the same number for "
         "both sides (benchmarks/common/flops.py): products with weights over real tokens, a prompt once. TRL "
         f"computes a prompt {times[stage]}, in micro-batches of {peer['micro_batch']} examples sorted by "
-        f"length; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens. "
+        f"length{_tried(record)}; burnish in micro-batches of at most {setting['micro_batch_tokens']} tokens. "
         f"{_left_out(record)}{_memory(record)}"
     )
+
+
+def _tried(record: Record) -> str:
+    """The micro-batches of TRL of which this was the fastest."""
+    tried = record.get("tried_micro_batches")
+    if not tried:
+        return ""
+    each = ", ".join(f"{n} with {seconds:.2f} s a step" for n, seconds in tried.items())
+    return f" (the fastest of those tried in one run each: {each})"
 
 
 def _left_out(record: Record) -> str:

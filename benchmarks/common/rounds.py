@@ -96,6 +96,25 @@ def alternate(
     return found
 
 
+def fastest(commands: Mapping[str, Sequence[str]], key: str) -> dict[str, float]:
+    """Run each command once: its name -> the seconds under `key` of its result, the fastest first.
+
+    Those that fail, as where memory does not suffice, are left out with the reason printed.
+
+    Raises:
+        SystemExit: all fail.
+    """
+    found = {}
+    for name, command in commands.items():
+        try:
+            found[name] = float(run(command)[key])
+        except SystemExit as failure:
+            print(f"{name} is left out: {failure}", flush=True)
+    if not found:
+        raise SystemExit("none of these runs: " + ", ".join(commands))
+    return dict(sorted(found.items(), key=lambda one: one[1]))
+
+
 def medians(results: Sequence[Result], *keys: str) -> tuple[float, ...]:
     """The median over the rounds of each named number."""
     return tuple(statistics.median(result[key] for result in results) for key in keys)

@@ -114,11 +114,32 @@ def test_the_text_says_what_the_peers_memory_is_from() -> None:
     assert [(fast, share) for _, fast, share in report.comparisons([record])] == [(3.0, 0.25), (4.0, 0.5)]
 
 
+def test_of_several_micro_batches_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 fails for want of memory, 2 is faster than 4."""
+    seconds = {"2": 3.0, "4": 5.0}
+
+    def run(command: list[str]) -> dict[str, Any]:
+        asked = command[command.index("--micro-batch") + 1]
+        if asked not in seconds:
+            raise SystemExit("killed")
+        return {"seconds_per_step": seconds[asked]}
+
+    monkeypatch.setattr("common.rounds.run", run)
+    given = ["compare", "sft", "--work", "w", "--peer-python", "p", "--peer-micro-batch"]
+    tried = train._try_micro_batches(train.make_parser().parse_args([*given, "4", "2", "8"]))
+    assert list(tried.items()) == [("2", 3.0), ("4", 5.0)]
+    said = " ".join(train_section.render({**measured("sft"), "tried_micro_batches": tried}).split())
+    assert "(the fastest of those tried in one run each: 2 with 3.00 s a step, 4 with 5.00 s a step)" in said
+    assert train._try_micro_batches(train.make_parser().parse_args([*given, "4"])) == {}
+    with pytest.raises(SystemExit, match="none of these runs: 16, 8"):
+        train._try_micro_batches(train.make_parser().parse_args([*given, "16", "8"]))
+
+
 def test_the_peer_runs_once_more_with_checkpointing() -> None:
     given = ["compare", "sft", "--work", "w", "--peer-python", "p"]
     plain, more = (train.make_parser().parse_args([*given, *extra]) for extra in ([], ["--peer-checkpointing"]))
-    assert list(train._sides(plain, "float32")) == ["trl", "burnish"]
-    sides = train._sides(more, "float32")
+    assert list(train._sides(plain, "float32", "4")) == ["trl", "burnish"]
+    sides = train._sides(more, "float32", "4")
     assert sides["trl-checkpointed"] == [*sides["trl"], "--checkpointing"]
 
 

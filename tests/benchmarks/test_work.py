@@ -189,7 +189,7 @@ def test_a_peer_is_installed_once_with_torch_first(tmp_path: Path) -> None:
 
 def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
     shared = {"bench": tmp_path, "data": ["pairs.jsonl"], "models": ["a", "b"], "dtypes": ["float32", "bfloat16"]}
-    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=True, without=[])
+    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=True, without=[], micro_batches=[2, 4])
     for name in run.PEERS:
         (tmp_path / name).mkdir()
     done = {
@@ -215,7 +215,7 @@ def test_parts_are_prepared_and_compared(tmp_path: Path) -> None:
 
 def test_vllm_is_neither_installed_nor_asked_where_it_is_not_wanted(tmp_path: Path) -> None:
     shared = {"bench": tmp_path, "data": ["pairs.jsonl"], "models": ["a"], "dtypes": ["float32"]}
-    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=False, without=["vllm"])
+    arguments = argparse.Namespace(**shared, rounds=1, checkpointed=False, without=["vllm"], micro_batches=[4])
     (tmp_path / "trl-1.16").mkdir()
     ran: list[str] = []
     found = run.commands("sampling", arguments, lambda command: ran.extend(command))
