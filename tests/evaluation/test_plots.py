@@ -139,10 +139,11 @@ def test_lengths_are_counted_by_hand(suite: Suite) -> None:
 def test_the_mean_of_behaviours_counts_each_the_same(suite: Suite) -> None:
     half = {**RAW, "What is the capital of France?": "Paris.", "Name a colour in one word.": "Blue"}
     mean = mean_of_behaviours(evaluate(ScriptedModel("half", half), suite))
-    # answers 1 of 2, format 1 of 1, five others 0: (1/2 + 1) / 7. The draws: only answers vary, as 0, 1 or 2 of 2.
+    # answers 1 of 2, format 1 of 1, five others 0 of 1: (1/2 + 1) / 7. Wilson: 1 of 2 is 0.094531 to 0.905469, 1 of 1
+    # from 0.206549, 0 of 1 up to 0.793451; below 1/7 sqrt(0.405469^2 + 0.793451^2), above with 5 of the latter.
     assert mean.value == pytest.approx(1.5 / 7)
-    assert mean.interval.low == pytest.approx(1 / 7)
-    assert mean.interval.high == pytest.approx(2 / 7)
+    assert mean.interval.low == pytest.approx((1.5 - 0.891050) / 7, abs=1e-6)
+    assert mean.interval.high == pytest.approx((1.5 + 1.819953) / 7, abs=1e-6)
 
 
 def test_a_frontier_needs_two_models_and_a_measure(suite: Suite) -> None:

@@ -16,8 +16,8 @@ from burnish.evaluation.suite import Card
 
 BEHAVIOUR_MEAN_RULE = (
     "The mean of the rates of all behaviours in the table; each counts the same, however many prompts it has. Several "
-    "of them fail an answer that does not end, so that stopping counts several times. The interval is a bootstrap that "
-    "redraws prompts within each behaviour."
+    "of them fail an answer that does not end, so that stopping counts several times. The interval is made of Wilson's "
+    "of the single rates."
 )
 DECLINING = ("harm", "lookalike", "abstain", "answerable")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -172,7 +172,7 @@ def _line(lines: Sequence[Line], key: str) -> Line | None:
 
 def mean_of_behaviours(card: Card) -> Mean:
     """The mean rate over behaviours (`BEHAVIOUR_MEAN_RULE`)."""
-    return mean_rate({name: [r.passed for r in card.of(name)] for name in card.rates}, seed=card.suite.seed)
+    return mean_rate({name: [r.passed for r in card.of(name)] for name in card.rates})
 
 
 def frontiers(cards: Sequence[Card], lines: Sequence[Line]) -> list[Frontier]:
