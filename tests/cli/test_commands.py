@@ -111,6 +111,10 @@ def test_sft_dpo_merge_generate_check_and_report(here: Path, burnish: Burnish) -
 def test_a_report_says_what_it_was_made_by() -> None:
     config = ReportConfig(models={"raw": "base"}, out=Path("card"), two_bases=False)
     assert _command(["raw=base"], config, {}) == "burnish report raw=base --out card --no-two-bases"
+    how = {"dtype": "float32", "device": "cpu", "batch_size": 4, "compute": "plain"}  # they change answers, or latency
+    config = ReportConfig.parse({"models": {"raw": "base"}, "out": "card", **how})
+    told = "--batch-size 4 --dtype float32 --device cpu --compute plain"
+    assert _command(["raw=base"], config, {}) == f"burnish report raw=base --out card {told}"
 
 
 def test_columns_are_mapped(here: Path, burnish: Burnish) -> None:

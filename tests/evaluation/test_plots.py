@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from burnish.evaluation import plots
 from burnish.evaluation.calibration import CoveragePoint, ReliabilityBin
+from burnish.evaluation.evidence_lines import with_evidence
 from burnish.evaluation.figures import (
     Categories,
     Frontier,
@@ -24,6 +26,7 @@ from burnish.evaluation.figures import (
 )
 from burnish.evaluation.intervals import Interval
 from burnish.evaluation.lines import Cell, make_lines
+from burnish.evaluation.retention import KLEvidence, KLRecord
 from burnish.evaluation.suite import Suite, evaluate
 from burnish.evaluation.svg import Chart, Scale, mark, shortened, tick_text
 from tests.evaluation.made import GOOD, RAW, ScriptedModel
@@ -139,10 +142,11 @@ def test_lengths_are_counted_by_hand(suite: Suite) -> None:
 def test_the_mean_of_behaviours_counts_each_the_same(suite: Suite) -> None:
     half = {**RAW, "What is the capital of France?": "Paris.", "Name a colour in one word.": "Blue"}
     mean = mean_of_behaviours(evaluate(ScriptedModel("half", half), suite))
-    # answers 1 of 2, format 1 of 1, five others 0: (1/2 + 1) / 7. The draws: only answers vary, as 0, 1 or 2 of 2.
+    # answers 1 of 2, format 1 of 1, five others 0 of 1: (1/2 + 1) / 7. Wilson: 1 of 2 is 0.094531 to 0.905469, 1 of 1
+    # from 0.206549, 0 of 1 up to 0.793451; below 1/7 sqrt(0.405469^2 + 0.793451^2), above with 5 of the latter.
     assert mean.value == pytest.approx(1.5 / 7)
-    assert mean.interval.low == pytest.approx(1 / 7)
-    assert mean.interval.high == pytest.approx(2 / 7)
+    assert mean.interval.low == pytest.approx((1.5 - 0.891050) / 7, abs=1e-6)
+    assert mean.interval.high == pytest.approx((1.5 + 1.819953) / 7, abs=1e-6)
 
 
 def test_a_frontier_needs_two_models_and_a_measure(suite: Suite) -> None:
@@ -155,6 +159,24 @@ def test_a_frontier_needs_two_models_and_a_measure(suite: Suite) -> None:
     assert found.places[0].x.value == 0.0
     assert make_figures(cards[:1], make_lines(cards[:1])).frontiers == ()
     assert make_figures(cards, [line for line in lines if line.group != "retention"]).frontiers == ()
+
+
+def test_the_reward_s_kl_is_that_of_the_answers_where_it_was_measured(suite: Suite) -> None:
+    """The reward is on answers to prompts; raw text is the second best, and the axis says which of the two it is."""
+    cards = [evaluate(ScriptedModel("raw", RAW), suite), evaluate(ScriptedModel("good", GOOD), suite)]
+    prose = KLEvidence("raw", (KLRecord("p", "prose", 0.2, 1),) * 3, 0)
+    answers = KLEvidence("raw", (KLRecord("a", "answers", 0.7, 1),) * 3, 0)
+    found = {}
+    for place, (where, evidence) in enumerate(
+        [("prose", {"kl": prose}), ("both", {"kl": prose, "kl_prompts": answers})]
+    ):
+        moved = [cards[0], replace(cards[1], **evidence)]
+        (found[where],) = (
+            one for one in make_figures(moved, with_evidence(make_lines(moved), moved)).frontiers if one.key == "kl"
+        )
+        assert found[where].places[1].x.value == pytest.approx([0.2, 0.7][place])
+    assert found["prose"].x_title == "KL from raw on raw text, nats per token"
+    assert found["both"].x_title == "KL from raw in answers, nats per token"
 
 
 def test_categories_draw_every_cell_and_leave_out_what_was_not_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -238,6 +239,16 @@ def test_the_verdict_is_the_same_in_every_output(report: Report) -> None:
     assert report.to_dict()["verdict"] == report.verdict
     assert verdict in words_of(Text(render_page(report)).text)
     assert verdict in words_of(printed(report))
+
+
+def test_the_behaviours_are_the_page_s_headline(report: Report, cards: list[Card]) -> None:
+    """Of several sentences the first stands apart; the single one of a single model does not."""
+    (headline,) = re.findall(r'<p class="headline">(.*?)</p>', render_page(report))
+    assert headline == html.escape(report.sentences[0]).replace("&#x27;", "&#39;")
+    assert headline.startswith("Compared with raw, ")
+    assert [sentence.partition(":")[0] for sentence in report.sentences[1:3]] == ["Counted alone", "General ability"]
+    assert report.verdict == " ".join(report.sentences)
+    assert "headline" not in render_page(build_report(cards[:1])).partition("<body>")[2]
 
 
 def test_the_verdict_is_in_words(report: Report) -> None:

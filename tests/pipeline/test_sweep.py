@@ -15,7 +15,16 @@ from burnish.errors import ConfigError, DataError, Interrupted
 from burnish.evaluation.intervals import Interval, Mean
 from burnish.pipeline import run as run_module
 from burnish.pipeline.recipe import load_recipe
-from burnish.pipeline.sweep import Measured, Point, Sweep, _one_card_a_model, read_settings, run_sweep
+from burnish.pipeline.sweep import (
+    Measured,
+    Point,
+    Sweep,
+    _one_card_a_model,
+    _write,
+    read_card,
+    read_settings,
+    run_sweep,
+)
 from burnish.pipeline.sweep_page import draw_svg, print_sweep, render_page
 from tests.stages.toy import make_model, make_pairs, make_sft_data
 
@@ -136,6 +145,46 @@ def test_a_sweep_that_is_cut_off_shows_what_it_has_and_goes_on(recipe: Path, mon
     assert [point["state"] for point in plain["points"]] == ["done", "waiting"]
     assert [point.state for point in run(recipe, "dpo.beta=0.05,0.5").points] == ["done", "done"]
     assert calls["n"] == 3
+
+
+def test_models_with_tokenizers_of_their_own_compare_by_nats_per_byte(tmp_path: Path) -> None:
+    """Of 12 texts of 40 bytes one model has 10 tokens and 30 nats each, the other 20 and 40: 3 and 2 nats per token,
+    but 0.75 and 1 per byte, which is what compares. Both have passed the same prompts, so fewer nats decide."""
+
+    def card(name: str, nats: float, tokens: int) -> Measured:
+        prose = [{"id": f"p{i}", "nats": nats, "tokens": tokens, "bytes": 40} for i in range(12)]
+        found = {
+            "records": {"dpo": [{"behaviour": "harm", "passed": passed} for passed in (True, False)]},
+            "retention": {"dpo": {"choices": [{"right": True}], "prose": prose}},
+        }
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(found))
+        return read_card(tmp_path / name, "dpo", "mean", "nats_per_token", tmp_path)
+
+    def sweep_of(*cards: Measured) -> Sweep:
+        nothing: Any = None
+        points = [Point(f"model={i}", {}, nothing, "done", measured={"dpo": one}) for i, one in enumerate(cards)]
+        return _write(Sweep("r", tmp_path, {"model": [0, 1]}, "mean", "nats_per_token", "dpo", tuple(points), ()))
+
+    few, many = card("few", 30.0, 10), card("many", 40.0, 20)
+    found = sweep_of(few, many)
+    assert [point.measured["dpo"].retention.value for point in found.points] == [0.75, 1.0]
+    assert [point.best for point in found.points] == [True, False]
+    plain = json.loads((tmp_path / "sweep.json").read_text())
+    assert plain["retention"] == "nats_per_byte"
+    assert [point["measured"]["dpo"]["nats_per_token"] for point in plain["points"]] == [3.0, 2.0]
+    page = (tmp_path / "sweep.html").read_text()
+    assert (
+        "nats per byte of held-out prose (the models&#39; tokenizers differ, so nats per token would not compare)"
+        in page
+    )
+    assert "so the axis runs backwards" in page
+    assert "retention: nats per byte of held-out prose \u2192 better" in page, "short on the axis"
+    later = read_card(tmp_path / "few", "dpo", "mean", found.retention, tmp_path)
+    assert later.retention.value == 3.0, "nats of a point that follows, until all are brought together"
+    same = sweep_of(few, card("like", 20.0, 10))
+    assert (same.retention, [point.best for point in same.points]) == ("nats_per_token", [False, True])
+    assert [point.measured["dpo"].retention.value for point in same.points] == [3.0, 2.0]
 
 
 def test_every_point_is_checked_before_the_first_one_runs(recipe: Path) -> None:

@@ -364,6 +364,13 @@ def test_a_guard_alone_measures_what_its_bounds_are_about_for_real(tmp_path: Pat
         ({"guard": {"nats_per_token": {"max_drop": 0.1}}}, "lower is better for nats_per_token"),
         ({"guard": {"answers": {"max_rise": 0.1}}}, "higher is better for answers"),
         ({"guard": {"answers": {"min": 90}}}, "answers is a rate"),
+        ({"guard": {"multiple_choice": {"max_drop": 2}}}, r"multiple_choice can't fall by 1 .*0\.02 is 2 points"),
+        ({"guard": {"answers": {"max_drop": 1}}}, r"answers can't fall by 1 .*0\.02 is 2 points"),
+        (
+            {"guard": {"retention": {"max_drop": 2}}},
+            r"retention bounds multiple_choice too, and multiple_choice can't fall by 1",
+        ),
+        ({"guard": {"tokens": {"max_drop": 5}}}, r"tokens can't fall by 1 .*0\.05 is 5 %"),
         ({"guard": {"anwers": {"min": 0.9}}}, "did you mean 'answers'"),
         ({"guard": {"retention": {"max_drop": 0.1}, "action": "stop"}, "monitor": {"every": "auto"}}, "the clock"),
         ({"monitor": {"every": 20, "share": 0.1}}, "monitor.share: 0.1 has no effect, for monitor.every is 20"),
@@ -377,6 +384,17 @@ def test_a_guard_alone_measures_what_its_bounds_are_about_for_real(tmp_path: Pat
 def test_settings_of_nonsense_are_refused(values: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         SFTConfig.parse(settings(tmp_path, **values))
+
+
+def test_a_rise_may_be_more_than_the_whole() -> None:
+    """3 nats become 9, or an answer thrice as long: both happen, so both may be bounds. A share below 1 is a fall."""
+    for bounds in (
+        {"nats_per_token": {"max_rise": 2}},
+        {"tokens": {"max_rise": 2}},
+        {"retention": {"max_drop": 2}, "multiple_choice": {"max_drop": 0.02}},
+        {"retention": {"max_drop": 0.99}, "tokens": {"max_drop": 0.99}},
+    ):
+        assert GuardConfig.parse(bounds).bounds
 
 
 def test_retention_is_its_two_halves_and_the_guard_adds_its_parts() -> None:

@@ -184,9 +184,10 @@ def parse_keys(pairs: Sequence[str]) -> dict[str, str]:
 
 _TOLD = (
     *("prompts", "choices", "sample", "max_new_tokens", "seed", "judge", "reward", "baseline", "topic_judge"),
-    *("dialogues", "two_bases", "lm_eval", "lm_eval_path"),
+    *("dialogues", "two_bases", "lm_eval", "lm_eval_path", "batch_size", "dtype", "device", "compute"),
 )
-"""What a report says it was made by, besides models, prices and keys; the others are how models are asked, not what."""
+"""What a report says it was made by, besides models, prices and keys; the others (cache, patience with endpoints)
+change no answer."""
 
 
 def _command(models: Sequence[str], config: ReportConfig, repeated: Mapping[str, Sequence[str]]) -> str:

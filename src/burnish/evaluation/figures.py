@@ -16,8 +16,8 @@ from burnish.evaluation.suite import Card
 
 BEHAVIOUR_MEAN_RULE = (
     "The mean of the rates of all behaviours in the table; each counts the same, however many prompts it has. Several "
-    "of them fail an answer that does not end, so that stopping counts several times. The interval is a bootstrap that "
-    "redraws prompts within each behaviour."
+    "of them fail an answer that does not end, so that stopping counts several times. The interval is made of Wilson's "
+    "of the single rates."
 )
 DECLINING = ("harm", "lookalike", "abstain", "answerable")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -172,12 +172,12 @@ def _line(lines: Sequence[Line], key: str) -> Line | None:
 
 def mean_of_behaviours(card: Card) -> Mean:
     """The mean rate over behaviours (`BEHAVIOUR_MEAN_RULE`)."""
-    return mean_rate({name: [r.passed for r in card.of(name)] for name in card.rates}, seed=card.suite.seed)
+    return mean_rate({name: [r.passed for r in card.of(name)] for name in card.rates})
 
 
 def frontiers(cards: Sequence[Card], lines: Sequence[Line]) -> list[Frontier]:
     """Behaviours against the change of nats per token from the first model; the reward, or where none was measured the
-    behaviours, against the KL from it."""
+    behaviours, against the KL from it: in answers, or where that was not measured on raw text."""
     if len(cards) < 2:
         return []
     behaviours: Sequence[Cell | None] = [share_cell(mean_of_behaviours(card)) for card in cards]
@@ -188,9 +188,10 @@ def frontiers(cards: Sequence[Card], lines: Sequence[Line]) -> list[Frontier]:
         moved = [_as_cell(change) for change in nats.changes]
         title = f"{nats.title}, change from {cards[0].name}"
         found.append(_frontier("retention", title, True, True, _from_start(moved, "0.0\u00a0%"), aligned))
-    kl, reward = _line(lines, "kl"), _line(lines, "reward_score")
-    if kl is not None:
-        title = f"KL from {cards[0].name}, nats per token"
+    # The reward is on answers to prompts, and so are the behaviours: there the KL says most.
+    in_answers, reward = _line(lines, "kl_prompts"), _line(lines, "reward_score")
+    if (kl := in_answers or _line(lines, "kl")) is not None:
+        title = f"KL from {cards[0].name} {'on raw text' if in_answers is None else 'in answers'}, nats per token"
         y = aligned if reward is None else (reward.title, False, reward.cells)
         found.append(_frontier("kl", title, False, False, _from_start(kl.cells, "0"), y))
     return [frontier for frontier in found if len(frontier.places) > 1]

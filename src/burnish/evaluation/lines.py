@@ -279,11 +279,10 @@ def _retention_lines(cards: Sequence[Card]) -> list[Line]:
 
 def _prose_line(kept: Sequence[Retention]) -> Line:
     """Nats per token; per byte when the models' tokenizers cut the texts differently, for then only that compares."""
-    tokens = [[float(record.tokens) for record in retention.prose] for retention in kept]
-    same_tokens = all(counts == tokens[0] for counts in tokens)
-    unit = "token" if same_tokens else "byte"
+    unit = retention_rules.prose_unit(retention.prose for retention in kept)
+    same_tokens = unit == "token"
     nats = [[record.nats for record in retention.prose] for retention in kept]
-    units = tokens if same_tokens else [[float(r.bytes) for r in retention.prose] for retention in kept]
+    units = [[float(r.tokens if same_tokens else r.bytes) for r in retention.prose] for retention in kept]
     seed = kept[0].seed
     means = [bootstrap_mean(top, weights=bottom, seed=seed) for top, bottom in zip(nats, units, strict=True)]
     changes = [

@@ -54,7 +54,8 @@ class Report:
     """Everything that the outputs print."""
 
     models: tuple[str, ...]
-    verdict: str
+    sentences: tuple[str, ...]
+    """Of the verdict: the behaviours, then what stops and declines, retention, calibration."""
     lines: tuple[Line, ...]
     details: tuple[Line, ...]
     transcripts: tuple[Transcript, ...]
@@ -65,6 +66,11 @@ class Report:
     preference: Preference | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     """Of models that are runs with a monitor: what it measured while they trained."""
+
+    @property
+    def verdict(self) -> str:
+        """What came out, in words."""
+        return " ".join(self.sentences)
 
     def group(self, name: str) -> list[Line]:
         """The lines of one group."""
@@ -140,7 +146,7 @@ def build_report(
     facts = preference.facts if preference is not None else ()
     return Report(
         models=tuple(names),
-        verdict=_verdict(names, lines),
+        sentences=tuple(_verdict(names, lines)),
         lines=tuple(lines),
         details=tuple(make_details(cards)),
         transcripts=_transcripts(cards),
@@ -178,13 +184,13 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """The last model against the first in a sentence or two; of a single model, its rates."""
+def _verdict(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
+    """The last model against the first in some sentences, the behaviours first; of a single model, its rates."""
     behaviours = [line for line in lines if line.group == "behaviours"]
     if len(names) == 1:
         rates = [line for line in lines if line.group in ("behaviours", "declining")]
         shown = [f"{line.title} {cell.text}" for line in rates if (cell := line.cells[0]) is not None]
-        return f"{names[0]}: {', '.join(shown)}."
+        return [f"{names[0]}: {', '.join(shown)}."]
     by_word: dict[str, list[Line]] = {"better": [], "worse": [], "can't tell": []}
     for line in behaviours:
         if (change := line.changes[-1]) is not None:
@@ -194,14 +200,14 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> str:
     parts.append(f"worse at {_listed(worse)}" if worse else "worse at none")
     if unsure := by_word["can't tell"]:
         parts.append(f"can't tell for {_listed(unsure)}")
-    sentence = f"Compared with {names[0]}, {names[-1]} is {', '.join(parts)}."
     # Most behaviours fail an answer that never ends: what that hides is told beside them.
-    if alone := _changes([line for line in lines if line.key == "stops" or line.group == "declining"]):
-        sentence += f" Counted alone: {alone}."
-    if kept := _changes([line for line in lines if line.group == "retention"]):
-        sentence += f" General ability: {kept}."
-    score = _changes([line for line in lines if line.key == "brier"])
-    return f"{sentence} Calibration: {score}." if score else sentence
+    beside = {
+        "Counted alone": _changes([line for line in lines if line.key == "stops" or line.group == "declining"]),
+        "General ability": _changes([line for line in lines if line.group == "retention"]),
+        "Calibration": _changes([line for line in lines if line.key == "brier"]),
+    }
+    behaviour = f"Compared with {names[0]}, {names[-1]} is {', '.join(parts)}."
+    return [behaviour, *(f"{what}: {changes}." for what, changes in beside.items() if changes)]
 
 
 def _changes(lines: Sequence[Line]) -> str:

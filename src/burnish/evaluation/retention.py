@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from burnish.data.examples import Message
 from burnish.errors import ModelError
@@ -55,6 +55,13 @@ class ProseRecord:
     nats: float
     tokens: int
     bytes: int
+
+
+def prose_unit(models: Iterable[Sequence[ProseRecord]]) -> Literal["token", "byte"]:
+    """What the nats of several models on the same texts compare by: per token, or per byte where their tokenizers cut
+    any text into another number of tokens."""
+    counts = {tuple(record.tokens for record in records) for records in models}
+    return "token" if len(counts) < 2 else "byte"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from burnish.config import parse_yaml
 from burnish.errors import BurnishError, ConfigError, Interrupted
 from burnish.evaluation.frontier import mean_rate, pareto_best
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
+from burnish.evaluation.retention import ProseRecord, prose_unit
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.files import atomic_write, write_json
 from burnish.pipeline.graph import Stage
@@ -32,7 +33,7 @@ from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.run import run_recipe
 from burnish.rollout.endpoint import is_endpoint
 
-RetentionName = Literal["nats_per_token", "multiple_choice"]
+RetentionName = Literal["nats_per_token", "nats_per_byte", "multiple_choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,11 @@ class Measured:
         label: what the recipe's report calls it.
         directory: of the card that it was read from.
         alignment: the mean of the behaviours' rates, or the rate of one.
-        retention: nats per token of held-out prose, or accuracy of multiple choice.
+        retention: nats per token or per byte of held-out prose, or accuracy of multiple choice.
         rates: behaviour -> rate.
         nats_per_token: of held-out prose.
         multiple_choice: accuracy.
+        prose: what the nats are of, text by text.
     """
 
     label: str
@@ -56,6 +58,11 @@ class Measured:
     rates: Mapping[str, float]
     nats_per_token: float
     multiple_choice: float
+    prose: tuple[ProseRecord, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What sweep.json holds; the texts are in the card."""
+        return {name: value for name, value in asdict(self).items() if name != "prose"}
 
 
 @dataclass
@@ -92,7 +99,8 @@ class Sweep:
         out: its directory.
         axes: key -> the values that it takes.
         alignment: `mean`, or a behaviour.
-        retention: `nats_per_token` (lower is better) or `multiple_choice`.
+        retention: `nats_per_token` (lower is better) or `multiple_choice`; `nats_per_byte` for the former where the
+            models' tokenizers differ.
         subject: the model of the recipe's report that the points are about.
         points: in the order of the grid.
         baselines: the other models of the report, each once.
@@ -117,10 +125,10 @@ class Sweep:
         points = []
         for point in self.points:
             plain = {name: getattr(point, name) for name in ("name", "settings", "state", "error", "stages")}
-            measured = {label: asdict(found) for label, found in point.measured.items()}
+            measured = {label: found.as_dict() for label, found in point.measured.items()}
             points.append({**plain, "pareto_best": point.best, "measured": measured})
         about = {name: getattr(self, name) for name in ("recipe", "axes", "alignment", "retention", "subject")}
-        return {"format": 1, **about, "points": points, "baselines": [asdict(found) for found in self.baselines]}
+        return {"format": 1, **about, "points": points, "baselines": [found.as_dict() for found in self.baselines]}
 
 
 def run_sweep(
@@ -129,7 +137,7 @@ def run_sweep(
     *,
     out: Path,
     alignment: str = "mean",
-    retention: RetentionName = "nats_per_token",
+    retention: Literal["nats_per_token", "multiple_choice"] = "nats_per_token",
     model: str | None = None,
     console: Console | None = None,
 ) -> Sweep:
@@ -142,7 +150,8 @@ def run_sweep(
         settings: `key=value` for every point, or `key=value,value,...` for an axis of the grid.
         out: the sweep's directory.
         alignment: `mean` of the behaviours' rates, or one behaviour.
-        retention: what is kept of general ability: `nats_per_token` or `multiple_choice`.
+        retention: what is kept of general ability: `nats_per_token` (per byte where tokenizers differ) or
+            `multiple_choice`.
         model: which model of the recipe's report the points are about; the last one if not given.
         console: where progress goes; standard error if not given.
 
@@ -321,18 +330,38 @@ def read_card(directory: Path, label: str, alignment: str, retention: RetentionN
     for record in found["records"][label]:
         passed.setdefault(record["behaviour"], []).append(record["passed"])
     kept = found["retention"][label]
-    nats = bootstrap_mean([text["nats"] for text in kept["prose"]], weights=[text["tokens"] for text in kept["prose"]])
+    prose = tuple(ProseRecord(**text) for text in kept["prose"])
+    nats = _nats(prose, "token")
     right = Rate.of([choice["right"] for choice in kept["choices"]])
     accuracy = Mean(right.value, right.interval, right.n)
     return Measured(
         label=label,
         directory=os.path.relpath(directory, out),
         alignment=mean_rate(passed if alignment == "mean" else {alignment: passed[alignment]}),
-        retention=nats if retention == "nats_per_token" else accuracy,
+        retention=accuracy if retention == "multiple_choice" else nats,
         rates={name: sum(values) / len(values) for name, values in passed.items()},
         nats_per_token=nats.value,
         multiple_choice=accuracy.value,
+        prose=prose,
     )
+
+
+def _nats(prose: Sequence[ProseRecord], unit: Literal["token", "byte"]) -> Mean:
+    units = [text.tokens if unit == "token" else text.bytes for text in prose]
+    return bootstrap_mean([text.nats for text in prose], weights=units)
+
+
+def _comparable(sweep: Sweep) -> Sweep:
+    """The sweep with its nats per byte where its models' tokenizers differ: per token they would not compare."""
+    done = [point for point in sweep.points if point.state == "done"]
+    unit = prose_unit(found.prose for point in done for found in point.measured.values())
+    if sweep.retention == "multiple_choice" or unit == "token":
+        return sweep
+    for point in done:
+        point.measured = {
+            label: replace(found, retention=_nats(found.prose, "byte")) for label, found in point.measured.items()
+        }
+    return replace(sweep, retention="nats_per_byte")
 
 
 def _write(sweep: Sweep) -> Sweep:
@@ -340,7 +369,8 @@ def _write(sweep: Sweep) -> Sweep:
     from burnish.pipeline.sweep_page import render_page, write_png
 
     done = [point for point in sweep.points if point.state == "done"]
-    sign = -1.0 if sweep.retention == "nats_per_token" else 1.0
+    sweep = _comparable(sweep)
+    sign = 1.0 if sweep.retention == "multiple_choice" else -1.0
     places = [point.measured[sweep.subject] for point in done]
     best = pareto_best([(place.alignment.value, sign * place.retention.value) for place in places])
     for point, is_best in zip(done, best, strict=True):

@@ -60,8 +60,18 @@ def titles_of(sweep: Sweep) -> tuple[str, str]:
     alignment = (
         "mean of the behaviours' rates" if sweep.alignment == "mean" else f"rate of \u201c{sweep.alignment}\u201d"
     )
-    nats = sweep.retention == "nats_per_token"
-    return alignment, "nats per token of held-out prose" if nats else "accuracy of multiple choice"
+    retention = {
+        "nats_per_token": "nats per token of held-out prose",
+        "nats_per_byte": "nats per byte of held-out prose",
+        "multiple_choice": "accuracy of multiple choice",
+    }
+    return alignment, retention[sweep.retention]
+
+
+def retention_note(sweep: Sweep) -> str:
+    """Why retention is not what was asked for, where it is not."""
+    differ = sweep.retention == "nats_per_byte"
+    return " (the models' tokenizers differ, so nats per token would not compare)" if differ else ""
 
 
 def number_text(mean: Mean, *, percent: bool) -> str:
@@ -98,11 +108,12 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
         table.add_row(*(Text(cell, style=style) for cell in row))
     console.print(table)
     alignment, retention = titles_of(sweep)
-    lower = "lower" if sweep.retention == "nats_per_token" else "higher"
+    retention += retention_note(sweep)
+    lower = "higher" if sweep.retention == "multiple_choice" else "lower"
     console.print(
         Text(
-            f"Of {sweep.subject}, with 95 % intervals. Alignment: {alignment}. Retention: {retention}, {lower} is "
-            f"better. {BEST} no other point is better at one and as good at the other.",
+            f"Of {sweep.subject}, with 95 % intervals. Alignment: {alignment}. Retention: {retention}, "
+            f"{lower} is better. {BEST} no other point is better at one and as good at the other.",
             style="dim",
         )
     )
@@ -117,7 +128,11 @@ def render_page(sweep: Sweep) -> str:
     source = resources.files("burnish.pipeline").joinpath("sweep.html").read_text(encoding="utf-8")
     alignment, retention = titles_of(sweep)
     return environment.from_string(source).render(
-        sweep=sweep, rows=rows_of(sweep), figure=draw_svg(sweep), alignment=alignment, retention=retention
+        sweep=sweep,
+        rows=rows_of(sweep),
+        figure=draw_svg(sweep),
+        alignment=alignment,
+        retention=retention + retention_note(sweep),
     )
 
 
@@ -126,7 +141,7 @@ def draw_svg(sweep: Sweep) -> Markup:
     marks = marks_of(sweep)
     if not marks:
         return Markup("")
-    nats = sweep.retention == "nats_per_token"
+    nats = sweep.retention != "multiple_choice"
     told = "; ".join(f"{mark.name}: {_place_text(mark, nats=nats)}" for mark in marks)
     chart = Chart("frontier", "Alignment against retention", told, 420.0, 260.0)
     left, right, top, bottom = chart.inner
@@ -178,7 +193,7 @@ def write_png(sweep: Sweep, path: Path) -> bool:
         axis.annotate(mark.label, (x.value, y.value), xytext=(6, 5), textcoords="offset points", fontsize=8)
     best = sorted((mark.x.value, mark.y.value) for mark in marks if mark.kind == "best")
     axis.plot([x for x, _ in best], [y for _, y in best], color=colours["best"], linewidth=1)
-    if sweep.retention == "nats_per_token":
+    if sweep.retention != "multiple_choice":
         axis.invert_xaxis()
     alignment, retention = titles_of(sweep)
     axis.set(xlabel=f"retention: {retention} (better to the right)", ylabel=f"alignment: {alignment}")

@@ -137,6 +137,11 @@ class GuardConfig(Config):
             for rule in ("min", "max"):
                 if name not in ("nats_per_token", "tokens") and not 0.0 <= rules.get(rule, 0.0) <= 1.0:
                     raise ValueError(f"{name} is a rate: {rule} lies in [0, 1]")
+            if rules.get("max_drop", 0.0) >= 1.0:  # a rise may be more: nats and lengths can double
+                halved = name == "multiple_choice" and self.multiple_choice is None
+                whose = "retention bounds multiple_choice too, and " if halved else ""
+                unit = "0.05 is 5 %" if name == "tokens" else "0.02 is 2 points"
+                raise ValueError(f"{whose}{name} can't fall by 1 or more, so max_drop lies below 1: {unit}")
         return self
 
     @property
