@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,29 @@ def test_an_empty_answer_and_a_refusal_kept_apart_are_answers() -> None:
     assert ask(lambda *_: said(""))[0].text == ""
     assert ask(lambda *_: said(None, refusal="I can't help with that."))[0].text == "I can't help with that."
     assert ask(lambda *_: said([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]))[0].text == "ab"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("Hi \ud83d", "Hi \ufffd"),
+        ("\ude00 Hi", "\ufffd Hi"),
+        ("\ud83d\ud83d\ude00\ud83dx", "\ufffd\U0001f600\ufffdx"),
+        ([{"text": "Hi \ud83d"}, {"text": "\ude00"}], "Hi \U0001f600"),
+    ],
+)
+def test_half_a_surrogate_pair_becomes_the_replacement_character(content: Any, text: str) -> None:
+    """JSON's escapes can name a half that stands alone (RFC 8259, section 8.2); UTF-8 has no form for it."""
+    assert ask(lambda *_: said(content))[0].text == text
+
+
+def test_half_a_surrogate_pair_in_a_refusal_does_too() -> None:
+    assert ask(lambda *_: said(None, refusal="I can't \ud83d"))[0].text == "I can't \ufffd"
+
+
+def test_half_a_surrogate_pair_in_a_servers_words_does_not_break_the_message() -> None:
+    error = refusal_of(lambda *_: failed(400, "too long: Hi \ud83d"))
+    assert error.what == "the endpoint answers 400: too long: Hi \ufffd"
 
 
 @pytest.mark.parametrize("finish", ["length", "stop"])
