@@ -158,6 +158,8 @@ def test_what_the_content_filter_took_is_an_answer_of_its_own_kind() -> None:
         (said("x", finish=None), "no finish_reason", 2),
         (said(None, finish="tool_calls", tool_calls=[{"id": "1"}]), "calls a tool", 1),
         (said([{"type": "image"}], finish="length"), "content is no text", 2),  # type: ignore[arg-type]
+        (Sent(body=said("x").body, headers={"Content-Encoding": "gzip"}), "not what its Content-Encoding says", 2),
+        (Sent(500, b"plain", {"Content-Encoding": "gzip"}), "not what its Content-Encoding says", 2),
     ],
 )
 def test_a_malformed_reply_is_an_error_that_names_the_prompt(sent: Sent, words: str, asked: int) -> None:

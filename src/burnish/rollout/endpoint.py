@@ -251,6 +251,10 @@ class ChatClient:
             return _Failure("time-out", what, "give the server more time with --timeout", seconds.timeout_tries, slow)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             return _Failure("URL", self._quoted(str(error)), _EXAMPLE, 1, True)
+        except httpx2.DecodingError as error:
+            what = f"the reply's body is not what its Content-Encoding says: {self._quoted(str(error))}"
+            fix = "look into the log of the server, or of a proxy before it"
+            return _Failure("malformed reply", what, fix, self.settings.malformed_tries)
         except httpx2.TransportError as error:
             said = self._quoted(str(error)) or type(error).__name__
             fix = "is the server running there? Start it and run the same command again"
