@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
@@ -244,6 +245,17 @@ def test_a_reply_that_takes_too_long_is_a_time_out() -> None:
     settings = EndpointSettings(read_seconds=0.2, first_wait=0.01, tries=2)
     error = refusal_of(lambda *_: Sent(body=b"x", after=1.0), settings=settings)
     assert error.what == "no reply within 0.2 s (2 tries)"
+    assert "--timeout" in (error.fix or "")
+
+
+def test_a_reply_that_is_kept_open_with_white_space_is_a_time_out_after_ten_times_as_long() -> None:
+    """As proxies do: each piece comes in time, the answer never."""
+    settings = EndpointSettings(read_seconds=0.2, first_wait=0.01, tries=2)
+    assert ask(lambda *_: replace(said("Hi."), trickle=1.0), settings=settings)[0].text == "Hi."
+    started = time.monotonic()
+    error = refusal_of(lambda *_: replace(said("Hi."), trickle=20.0), settings=settings)
+    assert 4 <= time.monotonic() - started < 10
+    assert error.what == "the reply has not ended after 2 s (2 tries)"
     assert "--timeout" in (error.fix or "")
 
 
