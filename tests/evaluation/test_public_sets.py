@@ -240,6 +240,21 @@ def test_pairs_that_hold_no_prompt_are_left_out_and_counted(tmp_path: Path) -> N
         load_prompts(tmp_path / "a.jsonl")
 
 
+def test_half_a_surrogate_pair_is_refused_with_its_field_and_of_pairs_left_out(tmp_path: Path) -> None:
+    half = "x \ud800"
+    question = {"question": "Q?", "mc1_targets": {"a": 1, half: 0}}
+    (tmp_path / "mc.json").write_text(json.dumps([question]))
+    with pytest.raises(DataError, match=r"mc1_targets: holds \\ud800, half of a surrogate pair") as caught:
+        load_questions(tmp_path / "mc.json")
+    assert str(caught.value.where).endswith("mc.json: [0]")
+    first = "\n\nHuman: Hi?\n\nAssistant:"
+    good, bad = ({"chosen": f"{first} {text}", "rejected": f"{first} No."} for text in ("Bye.", half))
+    rows, source = load_prompts(write_lines(tmp_path / "pairs.jsonl", [good, bad]))
+    assert [row.id for row in rows] == ["pair-1"]
+    assert "left out 1" in source.name
+    assert "chosen: holds \\ud800" in source.name
+
+
 @pytest.mark.parametrize("said", ["", "pairs:"])
 def test_a_gzipped_set_is_the_same_set(tmp_path: Path, said: str) -> None:
     """As HH-RLHF is published; known by its columns, or said."""

@@ -6,8 +6,10 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rich.console import Console
 
 from burnish.errors import BurnishError, ConfigError
 from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.harness_results import HarnessResult
 from burnish.evaluation.lines import percent
 from burnish.evaluation.page import render_page
 from burnish.evaluation.report import Report, build_report, print_report, write_report
@@ -430,3 +433,14 @@ def test_the_packaged_rows_run_through_the_whole_card() -> None:
     assert len(card.records) == 70
     assert len(load_rows()[0]) >= 250
     assert render_page(build_report([card]))
+
+
+def test_the_harness_s_version_is_told_where_its_tasks_were_asked(
+    cards: list[Card], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", {"torch": "9.9", "lm-eval": "0.4"}.__getitem__)
+    monkeypatch.setattr(metadata, "PackageNotFoundError", KeyError)
+    found = HarnessResult("own", "acc", "none", 0.5, None, 2, True, (0.0, 1.0), 0)
+    asked = [cards[0], *(replace(card, harness=(found,)) for card in cards[1:])]
+    assert "lm-eval" not in dict(build_report(cards).made)["versions"]
+    assert dict(build_report(asked).made)["versions"].endswith("torch 9.9, lm-eval 0.4")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,35 @@ def test_a_bad_row_is_refused_with_file_and_line(tmp_path: Path, row: Any, what:
 def test_a_bad_question_is_refused(tmp_path: Path, row: Any, what: str) -> None:
     with pytest.raises(DataError, match=what):
         load_choices(write_lines(tmp_path / "choices.jsonl", [row]))
+
+
+HALF = "x \ud800"
+
+
+@pytest.mark.parametrize(
+    ("load", "row", "field"),
+    [
+        (load_rows, {**BASE, "messages": user(HALF)}, "messages[0].content"),
+        (load_rows, {**BASE, "id": HALF}, "id"),
+        (load_rows, {**BASE, "gold": ["a", HALF]}, "gold[1]"),
+        (
+            load_rows,
+            {**BASE, "behaviour": "format", "checks": [{"type": "contains", "text": HALF}]},
+            "checks[0].text",
+        ),
+        (load_rows, {**BASE, HALF: 1}, "a field's name"),
+        (load_choices, {"id": "x", "question": "Q?", "choices": ["a", HALF], "answer": 0}, "choices[1]"),
+        (load_prose, {"id": "x", "text": HALF}, "text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_with_file_line_and_field(
+    tmp_path: Path, load: Callable[[Path], object], row: dict[str, Any], field: str
+) -> None:
+    """JSON can name one by its escape; no tokenizer, no request and no file of answers can hold it."""
+    with pytest.raises(DataError) as caught:
+        load(write_lines(tmp_path / "rows.jsonl", [row]))
+    assert caught.value.what == rf"{field}: holds \ud800, half of a surrogate pair, which no tokenizer can read"
+    assert str(caught.value.where).endswith("rows.jsonl:1")
 
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:

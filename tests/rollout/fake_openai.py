@@ -14,15 +14,21 @@ from typing import Any
 Rule = Callable[[str, int], "Sent"]
 """What is sent back to (the last message, how often it was asked before)."""
 
+_BETWEEN_SPACES = 0.05
+
 
 @dataclass
 class Sent:
-    """One reply: its status, body and headers, after so many seconds; a status of 0 hangs up without a word."""
+    """One reply: its status, body and headers, after so many seconds; a status of 0 hangs up without a word.
+
+    Before the body goes white space for `trickle` seconds, a character at a time.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     after: float = 0.0
+    trickle: float = 0.0
 
 
 def said(
@@ -116,9 +122,13 @@ def fake_openai(rule: Rule) -> Iterator[FakeOpenAI]:
                 return None
             try:
                 self.send_response(sent.status)
-                for name, value in {**sent.headers, "Content-Length": str(len(sent.body))}.items():
+                spaces = round(sent.trickle / _BETWEEN_SPACES)
+                for name, value in {**sent.headers, "Content-Length": str(spaces + len(sent.body))}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                for _ in range(spaces):
+                    self.wfile.write(b" ")
+                    time.sleep(_BETWEEN_SPACES)
                 self.wfile.write(sent.body)
             except OSError:
                 pass  # the client had waited long enough

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from dataclasses import replace
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,29 @@ def test_an_empty_answer_and_a_refusal_kept_apart_are_answers() -> None:
     assert ask(lambda *_: said([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]))[0].text == "ab"  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("Hi \ud83d", "Hi \ufffd"),
+        ("\ude00 Hi", "\ufffd Hi"),
+        ("\ud83d\ud83d\ude00\ud83dx", "\ufffd\U0001f600\ufffdx"),
+        ([{"text": "Hi \ud83d"}, {"text": "\ude00"}], "Hi \U0001f600"),
+    ],
+)
+def test_half_a_surrogate_pair_becomes_the_replacement_character(content: Any, text: str) -> None:
+    """JSON's escapes can name a half that stands alone (RFC 8259, section 8.2); UTF-8 has no form for it."""
+    assert ask(lambda *_: said(content))[0].text == text
+
+
+def test_half_a_surrogate_pair_in_a_refusal_does_too() -> None:
+    assert ask(lambda *_: said(None, refusal="I can't \ud83d"))[0].text == "I can't \ufffd"
+
+
+def test_half_a_surrogate_pair_in_a_servers_words_does_not_break_the_message() -> None:
+    error = refusal_of(lambda *_: failed(400, "too long: Hi \ud83d"))
+    assert error.what == "the endpoint answers 400: too long: Hi \ufffd"
+
+
 @pytest.mark.parametrize("finish", ["length", "stop"])
 def test_where_reasoning_is_all_that_came_the_answer_is_empty(finish: str) -> None:
     """Servers send null where the limit was reached while the model still thought; some show the thoughts beside it."""
@@ -136,6 +161,8 @@ def test_what_the_content_filter_took_is_an_answer_of_its_own_kind() -> None:
         (said("x", finish=None), "no finish_reason", 2),
         (said(None, finish="tool_calls", tool_calls=[{"id": "1"}]), "calls a tool", 1),
         (said([{"type": "image"}], finish="length"), "content is no text", 2),  # type: ignore[arg-type]
+        (Sent(body=said("x").body, headers={"Content-Encoding": "gzip"}), "not what its Content-Encoding says", 2),
+        (Sent(500, b"plain", {"Content-Encoding": "gzip"}), "not what its Content-Encoding says", 2),
     ],
 )
 def test_a_malformed_reply_is_an_error_that_names_the_prompt(sent: Sent, words: str, asked: int) -> None:
@@ -229,6 +256,17 @@ def test_a_reply_that_takes_too_long_is_a_time_out() -> None:
     settings = EndpointSettings(read_seconds=0.2, first_wait=0.01, tries=2)
     error = refusal_of(lambda *_: Sent(body=b"x", after=1.0), settings=settings)
     assert error.what == "no reply within 0.2 s (2 tries)"
+    assert "--timeout" in (error.fix or "")
+
+
+def test_a_reply_that_is_kept_open_with_white_space_is_a_time_out_after_ten_times_as_long() -> None:
+    """As proxies do: each piece comes in time, the answer never."""
+    settings = EndpointSettings(read_seconds=0.2, first_wait=0.01, tries=2)
+    assert ask(lambda *_: replace(said("Hi."), trickle=1.0), settings=settings)[0].text == "Hi."
+    started = time.monotonic()
+    error = refusal_of(lambda *_: replace(said("Hi."), trickle=20.0), settings=settings)
+    assert 4 <= time.monotonic() - started < 10
+    assert error.what == "the reply has not ended after 2 s (2 tries)"
     assert "--timeout" in (error.fix or "")
 
 

@@ -117,6 +117,27 @@ def test_a_real_server_answers_dies_and_goes_on(server: Server, tmp_path: Path) 
     assert all(answer.text for answer in answers)
 
 
+def test_a_real_server_dies_while_it_is_asked(server: Server, tmp_path: Path) -> None:
+    """After the first answer, with others under way: that one is kept, and the same call asks for the rest."""
+    kept: list[int] = []
+
+    def kill_after_the_first(done: int) -> None:
+        kept.append(done)
+        if done == 1:
+            server.kill()
+
+    with pytest.raises(EndpointError) as caught:
+        responder(server, tmp_path).answer(TALKS, max_new_tokens=12, progress=kill_after_the_first)
+    assert 1 <= kept[-1] < len(TALKS)
+    assert f"{len(TALKS) - kept[-1]} of 4 prompts have no answer yet" in (caught.value.fix or "")
+
+    server.start()
+    again = responder(server, tmp_path)
+    answers = again.answer(TALKS, max_new_tokens=12)
+    assert again.from_cache == kept[-1]
+    assert all(answer.text for answer in answers)
+
+
 def test_the_server_s_own_errors_are_told(server: Server, tmp_path: Path) -> None:
     """A prompt longer than its context is refused by the server in its own words."""
     with pytest.raises(EndpointError, match=r"the endpoint answers 400: .*context") as caught:

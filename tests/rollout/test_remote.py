@@ -72,6 +72,16 @@ def test_a_second_report_asks_nothing_and_one_with_more_prompts_only_those(tmp_p
         assert [a.usage for a in kept.answer(TALKS[:8], max_new_tokens=8)] == [a.usage for a in first]
 
 
+def test_an_answer_cut_within_a_surrogate_pair_is_kept_as_every_other(tmp_path: Path) -> None:
+    """As servers that cut JavaScript's strings send it: half of an emoji's two UTF-16 units."""
+    with fake_openai(lambda *_: said("Hi \ud83d")) as server:
+        first = responder(server, tmp_path).answer(TALKS[:2], max_new_tokens=8)
+        again = responder(server, tmp_path)
+        assert again.answer(TALKS[:2], max_new_tokens=8) == first
+        assert again.from_cache == 2
+    assert [answer.text for answer in first] == ["Hi \ufffd"] * 2
+
+
 def test_other_settings_another_model_or_other_turns_are_other_answers(tmp_path: Path) -> None:
     with fake_openai(echo) as server:
         responder(server, tmp_path).answer(TALKS[:1], max_new_tokens=8)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from burnish.data.examples import ROLES, Message
@@ -45,14 +45,30 @@ def require_text(value: Any, field: str, *, empty: str = "is empty") -> str:
         raise RowError(field, "is null, it must be text")
     if not isinstance(value, str):
         raise RowError(field, f"must be text, this is {type_name(value)}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        broken = f"\\u{ord(value[error.start]):04x}"
-        raise RowError(field, f"holds {broken}, half of a surrogate pair, which no tokenizer can read") from None
+    require_encodable(value, field)
     if not value.strip():
         raise RowError(field, empty)
     return value
+
+
+def require_encodable(value: Any, field: str = "") -> None:
+    """Refuse half a surrogate pair in a text, or in any text of a list or an object; `field` is empty for a whole row.
+
+    JSON's escapes can name such a half, and UTF-8 can't hold it.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            broken = f"\\u{ord(value[error.start]):04x}"
+            raise RowError(field, f"holds {broken}, half of a surrogate pair, which no tokenizer can read") from None
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            require_encodable(name, field or "a field's name")
+            require_encodable(inner, f"{field}.{name}" if field else name)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            require_encodable(inner, f"{field}[{index}]")
 
 
 def parse_messages(value: Any, field: str) -> Turns:

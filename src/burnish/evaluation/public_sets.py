@@ -29,6 +29,7 @@ from burnish.evaluation.rows import (
     EvalRow,
     Row,
     Source,
+    demand_whole_texts,
     load_choices,
     load_rows,
     objects,
@@ -339,6 +340,7 @@ def _rows_of(wanted: Format[Row], name: str, content: bytes, before: int, unusab
                 fix="name the format that it has, as in ifeval:file.jsonl",
             )
         try:
+            demand_whole_texts(record, where)
             row = wanted.parse(record, before + i + 1, where)
         except DataError as error:
             if not wanted.skips:

@@ -144,13 +144,14 @@ def build_report(
     if prices or any(card.endpoint for card in cards):
         lines += cost_lines(cards, prices or {})
     facts = preference.facts if preference is not None else ()
+    versions = versions or installed_versions(*["lm-eval"] * any(card.harness for card in cards))
     return Report(
         models=tuple(names),
         sentences=tuple(_verdict(names, lines)),
         lines=tuple(lines),
         details=tuple(make_details(cards)),
         transcripts=_transcripts(cards),
-        made=(*_made(cards, command, made_at or datetime.now(UTC), versions or installed_versions()), *facts),
+        made=(*_made(cards, command, made_at or datetime.now(UTC), versions), *facts),
         about_models=tuple({**card.about, "time": f"{card.seconds:.0f}{NBSP}s"} for card in cards),
         max_new_tokens=cards[0].suite.max_new_tokens,
         cards=tuple(cards),
@@ -173,10 +174,10 @@ def write_report(report: Report, out: Path, *, replace: bool = False) -> None:
         (directory / "report.html").write_text(page, encoding="utf-8")
 
 
-def installed_versions() -> dict[str, str]:
-    """Python's version and those of the packages that a result depends on."""
+def installed_versions(*more: str) -> dict[str, str]:
+    """Python's version and those of the packages that a result depends on, and of `more` where they are installed."""
     versions = {"python": platform.python_version()}
-    for package in ("burnish", "torch", "transformers", "tokenizers", "numpy"):
+    for package in ("burnish", "torch", "transformers", "tokenizers", "numpy", *more):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

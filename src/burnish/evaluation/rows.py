@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from burnish.data.conversations import RowError, require_encodable
 from burnish.data.examples import Message
 from burnish.data.formats import data_suffix, open_data
 from burnish.errors import ConfigError, DataError, suggest
@@ -157,6 +158,7 @@ def _load(kind: str, data: str | Path, parse: Callable[[dict[str, Any], str, str
         digest.update(content)
         for number, values in objects(str(file), content):
             where = f"{file}:{number}"
+            demand_whole_texts(values, where)
             identity = values.get("id")
             if not isinstance(identity, str) or not identity:
                 raise DataError(
@@ -215,6 +217,15 @@ def objects(name: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(value, dict):
             raise DataError(f"a row must be an object, got {type(value).__name__}", where=where)
         yield number, value
+
+
+def demand_whole_texts(record: Mapping[str, Any], where: str) -> None:
+    """Refuse a record that holds half a surrogate pair. Raises DataError, which names the field."""
+    try:
+        require_encodable(record)
+    except RowError as error:
+        fix = "a text was cut within a character: give it whole, or leave the row out"
+        raise DataError(str(error), where=where, fix=fix) from None
 
 
 def _eval_row(values: dict[str, Any], identity: str, where: str) -> EvalRow:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
 _LIMITED, _ADAPTED = "too many requests", "unsupported setting"
+_WHOLE = 10
+"""Times `read_seconds` that a reply may take from the request to its last byte."""
 _EXAMPLE = "write openai:BASE_URL#MODEL, as in openai:http://localhost:8000/v1#my-model"
 
 
@@ -104,7 +106,8 @@ class EndpointSettings:
 
     Attributes:
         concurrency: requests under way at a time, fewer while the server says that they are too many.
-        read_seconds: how long a server may send nothing; the request is repeated then.
+        read_seconds: how long a server may send nothing; a whole reply may take ten times as long, for some proxies
+            keep one open with white space for ever. The request is repeated then.
         connect_seconds: how long a connection may take.
         tries: how often a request is sent at most.
         timeout_tries: the same where nothing comes back in time.
@@ -242,7 +245,10 @@ class ChatClient:
         payload, left_out, limit_name = self._payload(messages, max_tokens)
         started = time.perf_counter()
         try:
-            response = self._client().post(f"{self.endpoint.url}/chat/completions", json=payload)
+            response, body = self._exchange(payload)
+        except TimeoutError as error:
+            fix = f"give the server more time with --timeout; a whole reply may take {_WHOLE} times as long"
+            return _Failure("time-out", str(error), fix, self.settings.timeout_tries)
         except httpx2.TimeoutException as error:
             seconds = self.settings
             slow = isinstance(error, httpx2.ConnectTimeout)
@@ -251,19 +257,34 @@ class ChatClient:
             return _Failure("time-out", what, "give the server more time with --timeout", seconds.timeout_tries, slow)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             return _Failure("URL", self._quoted(str(error)), _EXAMPLE, 1, True)
+        except httpx2.DecodingError as error:
+            what = f"the reply's body is not what its Content-Encoding says: {self._quoted(str(error))}"
+            fix = "look into the log of the server, or of a proxy before it"
+            return _Failure("malformed reply", what, fix, self.settings.malformed_tries)
         except httpx2.TransportError as error:
             said = self._quoted(str(error)) or type(error).__name__
             fix = "is the server running there? Start it and run the same command again"
             return _Failure("connection", f"the endpoint can't be reached: {said}", fix, self.settings.tries, True)
         seconds_taken = time.perf_counter() - started
         if response.status_code != 200:
-            unseen = filtered_prompt(response.content, seconds=seconds_taken, left_out=left_out)
-            return unseen or self._refused(response, (left_out, limit_name))
+            unseen = filtered_prompt(body, seconds=seconds_taken, left_out=left_out)
+            return unseen or self._refused(response, body, (left_out, limit_name))
         try:
-            return read_reply(response.content, seconds=seconds_taken, left_out=left_out)
+            return read_reply(body, seconds=seconds_taken, left_out=left_out)
         except MalformedReply as error:
             tries = self.settings.malformed_tries if error.again else 1
             return _Failure("malformed reply", self._quoted(error.what), error.fix, tries)
+
+    def _exchange(self, payload: dict[str, Any]) -> tuple[httpx2.Response, bytes]:
+        """One request's response and its body; TimeoutError where that goes on for longer than a whole reply may."""
+        limit = _WHOLE * self.settings.read_seconds
+        until, body = time.monotonic() + limit, bytearray()
+        with self._client().stream("POST", f"{self.endpoint.url}/chat/completions", json=payload) as response:
+            for piece in response.iter_bytes():
+                body += piece
+                if time.monotonic() > until:
+                    raise TimeoutError(f"the reply has not ended after {limit:g} s")
+        return response, bytes(body)
 
     def _payload(self, messages: Sequence[Message], max_tokens: int) -> tuple[dict[str, Any], tuple[str, ...], str]:
         with self._lock:
@@ -291,13 +312,14 @@ class ChatClient:
 
     # ---- what a refusal means ----
 
-    def _refused(self, response: httpx2.Response, sent: tuple[tuple[str, ...], str]) -> _Failure:
+    def _refused(self, response: httpx2.Response, content: bytes, sent: tuple[tuple[str, ...], str]) -> _Failure:
         status, tries = response.status_code, self.settings.tries
         try:
-            body = json.loads(response.content)
+            body = json.loads(content)
         except ValueError:
             body = None
-        said = self._quoted(error_text(body) if body else shorten(response.text) or response.reason_phrase)
+        plain = content.decode("utf-8", "replace")
+        said = self._quoted(error_text(body) if body else shorten(plain) or response.reason_phrase)
         what = f"the endpoint answers {status}: {said}"
         code = _error_fields(body).get("code")
         if status == 429 and code == "insufficient_quota":

@@ -29,7 +29,7 @@ class Reply:
     """One answer of an endpoint, as it is kept in the cache.
 
     Attributes:
-        text: what the model said, without surrounding white space.
+        text: what the model said, without surrounding white space; text that UTF-8 can hold.
         finished: whether it ended by itself, and not at the limit of tokens.
         prompt_tokens: as the server counts them; None where it does not say.
         completion_tokens: the same for the answer. Hidden reasoning is in them where the server bills it.
@@ -64,6 +64,9 @@ def read_reply(body: bytes, *, seconds: float, left_out: tuple[str, ...] = ()) -
     one that the provider's content filter cut: at temperature 0 both come again. Everything else in the place of text
     (tool calls, nothing) is malformed.
 
+    Text is taken with U+FFFD in place of each lone surrogate. Servers that cut their text by UTF-16 units send such
+    halves of a pair as JSON escapes, and neither a file nor a tokenizer can hold them.
+
     Raises:
         MalformedReply: no JSON, no choice, no text, or no sign of how the answer ended.
     """
@@ -90,7 +93,7 @@ def read_reply(body: bytes, *, seconds: float, left_out: tuple[str, ...] = ()) -
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return Reply(
-        text=text.strip(),
+        text=_whole(text).strip(),
         finished=reason not in ("length", "content_filter"),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
@@ -140,6 +143,11 @@ def _text(message: dict[str, Any], reason: Any) -> str:
     return content
 
 
+def _whole(text: str) -> str:
+    """The text with its surrogate pairs joined, and U+FFFD for each lone one."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
@@ -153,6 +161,6 @@ def error_text(value: Any) -> str:
 
 
 def shorten(text: str, limit: int = _SHOWN) -> str:
-    """A text on one line, and not longer than a message can bear."""
-    text = " ".join(text.split())
+    """A text on one line, and not longer than a message can bear; lone surrogates as `read_reply` takes them."""
+    text = " ".join(_whole(text).split())
     return text if len(text) <= limit else text[: limit - 3].rstrip() + "..."
