@@ -54,3 +54,16 @@ def test_other_stages_have_the_line_alone(terminal: bool) -> None:
     lines = shown({"loss": 0.3, "tokens_per_second": 120.0}, terminal=terminal)
     assert "loss 0.300  120 tok/s" in lines[-1]
     assert not any("reward" in line for line in lines)
+
+
+def test_the_last_measured_kl_stays_in_the_line_but_not_the_zero_before_the_first_step() -> None:
+    out = io.StringIO()
+    progress = Progress("dpo", Console(file=out, width=80))
+    progress.start(8, 0)
+    progress.validation(0, {"loss": 0.69, "kl": 0.0})
+    progress.step(1, {"loss": 0.6})
+    progress.validation(4, {"loss": 0.5, "kl": 0.109})
+    progress.step(8, {"loss": 0.4})
+    first, last = [line for line in out.getvalue().splitlines() if "s left" in line]
+    assert "kl" not in first
+    assert "kl 0.109" in last

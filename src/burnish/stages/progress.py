@@ -117,7 +117,8 @@ class Progress:
     def validation(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a validation."""
         text = summary(metrics)
-        self._kl = {"kl": metrics["kl"]} if "kl" in metrics else {}
+        # Before the first step it is 0 by what it is; shown beside later ones that would look measured.
+        self._kl = {"kl": metrics["kl"]} if "kl" in metrics and done else {}
         if self._message == VALIDATING:
             self.message(self._info)
         self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
