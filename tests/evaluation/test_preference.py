@@ -103,3 +103,22 @@ def test_all_of_it_is_in_the_json() -> None:
     assert value["baseline"] == "raw"
     assert [pair["points"] for pair in value["judged"]["dpo"]] == [1.0, 0.5]
     assert value["scores"] == {"raw": [0.0], "dpo": [1.0]}
+
+
+def test_a_prompt_that_a_reward_model_cannot_read_counts_for_no_model() -> None:
+    """Of four prompts the first two are left: one won, one lost, both means 1.5."""
+    names = ["raw", "dpo"]
+    found = Preference("raw", scores={"raw": [1.0, 2.0, None, 4.0], "dpo": [2.0, 1.0, 5.0, None]})
+    wins, mean, missing = (line(found, names, key) for key in ("reward_wins", "reward_score", "reward_unscored"))
+    assert (wins.n, mean.n, missing.n) == (2, 2, 4)
+    assert "1 won, 0 tied, 1 lost" in wins.about
+    assert [cell and cell.value for cell in mean.cells] == [1.5, 1.5]
+    assert [cell and cell.value for cell in missing.cells] == [0.25, 0.25]
+    assert missing.about == "all prompts: raw 1 of 4, dpo 1 of 4"
+    whole = Preference("raw", scores={"raw": [1.0, 2.0], "dpo": [2.0, 1.0]})
+    assert [one.key for one in preference_lines(whole, names)] == ["reward_wins", "reward_score"]
+
+
+def test_with_no_prompt_left_that_alone_is_said() -> None:
+    found = Preference("raw", scores={"raw": [None, 1.0], "dpo": [0.5, None]})
+    assert [one.key for one in preference_lines(found, ["raw", "dpo"])] == ["reward_unscored"]

@@ -26,11 +26,15 @@ REWARD_RULE = (
     "The reward model scores every answer after its prompt. The higher score wins and counts 1; equal scores are a tie "
     "and count 1/2. An answer that was cut off is scored as it stands, as if it ended there. The interval is Wilson's "
     "on the points, of as many wins in so many prompts: rather wide where there are many ties. Better and worse mean "
-    "that it excludes an even 50 %."
+    "that it excludes an even 50 %. Prompts of which an answer can't be scored do not count, for any model."
 )
 SCORE_RULE = (
     "The mean of the reward model's scores of the model's answers, which have no unit. A reward model is a proxy: what "
     "was trained against it scores high by it, whatever that is worth."
+)
+UNSCORED_RULE = (
+    "How many of a model's answers the reward model can't read: longer than its context, or with what ends a turn in "
+    "its template as text."
 )
 
 
@@ -42,14 +46,15 @@ class Preference:
         baseline: the model that the others are compared with.
         seed: of the scores' intervals.
         judged: model -> the judge's verdicts, one for each prompt; the baseline is not in it.
-        scores: model -> the reward model's scores, one for each prompt; the baseline is in it too.
+        scores: model -> the reward model's scores, one for each prompt, None where it can't read the answer; the
+            baseline is in it too.
         facts: what the report says of how it was made.
     """
 
     baseline: str
     seed: int = 0
     judged: Mapping[str, Sequence[JudgedPair]] = field(default_factory=dict)
-    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     facts: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,8 +105,11 @@ def _judge_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
 
 
 def _reward_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
-    scores, seed = preference.scores, preference.seed
+    scores, seed = _scores_of_all(preference.scores), preference.seed
     base = scores[preference.baseline]
+    unscored = [_unscored_line(preference.scores, names)] if len(base) < len(preference.scores[names[0]]) else []
+    if not base:
+        return unscored
     points = {name: _compared(base, own) for name, own in scores.items() if name != preference.baseline}
     lines = _win_lines(preference, names, points, key="reward", title="preferred by reward", rule=REWARD_RULE)
     means = [bootstrap_mean(scores[name], seed=seed) for name in names]
@@ -110,7 +118,7 @@ def _reward_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
         key="reward_score",
         group="preference",
         title="reward score",
-        about="all prompts",
+        about="prompts of which every model's answer has a score" if unscored else "all prompts",
         rule=SCORE_RULE,
         n=len(base),
         unit="score",
@@ -118,7 +126,34 @@ def _reward_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
         cells=tuple(mean_cell(mean, 2) for mean in means),
         changes=(None, *(change_of(change, 1, "score", digits=2) for change in changes)),
     )
-    return [*lines, line]
+    return [*lines, line, *unscored]
+
+
+def _scores_of_all(scores: Mapping[str, Sequence[float | None]]) -> dict[str, list[float]]:
+    """The scores of the prompts of which every model's answer has one: only there are the models comparable."""
+    found: dict[str, list[float]] = {name: [] for name in scores}
+    for together in zip(*scores.values(), strict=True):
+        if None not in together:
+            for name, value in zip(scores, together, strict=True):
+                found[name].append(float(value))
+    return found
+
+
+def _unscored_line(scores: Mapping[str, Sequence[float | None]], names: Sequence[str]) -> Line:
+    missing = {name: [value is None for value in scores[name]] for name in names}
+    n = len(missing[names[0]])
+    return Line(
+        key="reward_unscored",
+        group="preference",
+        title="answers unscored",
+        about=f"all prompts: {', '.join(f'{name} {sum(values)} of {n}' for name, values in missing.items())}",
+        rule=UNSCORED_RULE,
+        n=n,
+        unit="rate",
+        higher_is_better=False,
+        cells=tuple(rate_cell(Rate.of(missing[name])) for name in names),
+        changes=(None,) * len(names),
+    )
 
 
 def _compared(base: Sequence[float], own: Sequence[float]) -> list[float]:

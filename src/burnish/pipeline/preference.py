@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from burnish.data.chat import encode_examples
+from burnish.data.chat import encode_example
 from burnish.data.examples import Example, Message, Origin
-from burnish.errors import BurnishError, ConfigError
+from burnish.data.groups import PromptGroup
+from burnish.errors import BurnishError, ConfigError, TemplateError
 from burnish.evaluation.judge import JUDGE_PROMPT, JudgedPair, judge_pairs
 from burnish.evaluation.preference import Preference
 from burnish.evaluation.suite import Card, Record
@@ -22,7 +23,7 @@ from burnish.rollout.endpoint import Endpoint, is_endpoint
 from burnish.rollout.remote import EndpointResponder
 from burnish.rollout.response_cache import Keep
 from burnish.stages.run import model_of
-from burnish.stages.score import check_lengths, score_groups
+from burnish.stages.score import score_groups
 
 SCORING_TOKENS = 4096
 """Tokens that a reward model reads at a time."""
@@ -78,7 +79,7 @@ def compare(
     base = by_name[baseline] if baseline is not None else cards[0]
     facts: list[tuple[str, str]] = [("preferred to", base.name)]
     judged: dict[str, list[JudgedPair]] = {}
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[float | None]] = {}
     if judge is not None:
         judge = replace(judge, key_variable=asking.keys.get(JUDGE))
         responder = EndpointResponder("the judge", judge, cache=asking.cache, settings=asking.endpoint)
@@ -92,8 +93,11 @@ def compare(
         facts += [("judge's settings", f"without {', '.join(sorted(responder.left_out))}")] * bool(responder.left_out)
         facts += [(f"judge, {what}", many) for what, many in responder.notes().items()]
     if reward is not None:
-        scores = _scores({card.name: card.records for card in cards}, reward, asking, show)
+        found = _scores({card.name: card.records for card in cards}, reward, asking, show)
+        scores = {name: [None if isinstance(one, str) else one for one in values] for name, values in found.items()}
         facts.append(("reward model", str(reward)))
+        if unread := _first_unread(found, base.records):
+            facts.append(("reward model, could not score", unread))
     return Preference(base.name, cards[0].suite.seed, judged, scores, tuple(facts))
 
 
@@ -119,8 +123,9 @@ def _taken(responder: EndpointResponder) -> str:
 
 def _scores(
     records: Mapping[str, Sequence[Record]], directory: Path, asking: Asking, show: Show
-) -> dict[str, list[float]]:
-    """Model -> the reward model's score of each of its answers; an ensemble's is the mean of its members."""
+) -> dict[str, list[float | str]]:
+    """Model -> the reward model's score of each of its answers, or why it has none; an ensemble's is the mean of its
+    members."""
     loaded: list[RewardModel] = []
     identity = digest(
         [
@@ -146,22 +151,42 @@ def _scores(
             show(name, "reward", done, total)
 
         keys = [[identity, [[m.role, m.content] for m in record.row.messages], record.text] for record in answered]
-        found[name] = [float(value) for value in asking.cache.filled(keys, compute, progress=told)]
+        values = asking.cache.filled(keys, compute, progress=told)
+        found[name] = [value if isinstance(value, str) else float(value) for value in values]
     return found
 
 
-def _score(records: Sequence[Record], reward: RewardModel) -> list[float]:
-    """The reward model's score of each answer after its prompt.
-
-    Raises:
-        BurnishError: an answer that does not fit the model's context, or holds its template's stop token as text.
-    """
-    examples = [
-        Example(record.row.messages, ((Message("assistant", record.text),),), Origin(f"prompt {record.row.id}"))
-        for record in records
+def _first_unread(found: Mapping[str, Sequence[float | str]], records: Sequence[Record]) -> str:
+    """How many answers have no score, and why the first of them has none; empty where all have one."""
+    why = [
+        f"{name} at prompt {record.row.id}: {value}"
+        for name, values in found.items()
+        for record, value in zip(records, values, strict=True)
+        if isinstance(value, str)
     ]
-    encoded = encode_examples(reward.template, reward.tokenizer, examples)
-    check_lengths(encoded, reward)
-    members = score_groups(reward.scorers, encoded, SCORING_TOKENS)
-    scores: list[float] = ensemble_score(members.flatten(1)).double().tolist()
-    return scores
+    return f"{len(why)} answers; {why[0]}" if why else ""
+
+
+def _score(records: Sequence[Record], reward: RewardModel) -> list[float | str]:
+    """The reward model's score of each answer after its prompt, or why it can't read that answer: it is longer than the
+    context, or holds what ends a turn as text. What a model says must not end the report on it."""
+    context = reward.backbone.context_length
+    found: list[float | str] = [""] * len(records)
+    groups: list[PromptGroup] = []
+    for place, record in enumerate(records):
+        answer = ((Message("assistant", record.text),),)
+        example = Example(record.row.messages, answer, Origin(f"prompt {record.row.id}"))
+        try:
+            group = encode_example(reward.template, reward.tokenizer, example, index=place)
+        except TemplateError as error:
+            found[place] = error.what
+            continue
+        if group.context_length > context:
+            found[place] = f"{group.context_length} tokens with its prompt, and the context has {context}"
+        else:
+            groups.append(group)
+    if groups:
+        scores = ensemble_score(score_groups(reward.scorers, groups, SCORING_TOKENS).flatten(1)).double().tolist()
+        for group, value in zip(groups, scores, strict=True):
+            found[group.index] = value
+    return found
