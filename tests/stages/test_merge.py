@@ -176,7 +176,7 @@ def test_an_ensemble_names_its_members_each_of_which_can_be_merged(tmp_path: Pat
         merge_model(str(ensemble / f"member-{number}"), out, dtype="float32")
         torch.testing.assert_close(pairs_scored(out, data), members[number - 1], atol=1e-4, rtol=1e-4)
     record = json.loads((tmp_path / "merged-1" / "reward.json").read_text())
-    assert record == {"members": ["."], "holdout": None, "base": str(tmp_path / "base")}
+    assert record == {"members": ["."], "holdout": None, "base": str(tmp_path / "base"), "head_only": False}
 
 
 def test_a_merge_whose_scores_differ_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
