@@ -115,6 +115,9 @@ def test_a_report_says_what_it_was_made_by() -> None:
     config = ReportConfig.parse({"models": {"raw": "base"}, "out": "card", **how})
     told = "--batch-size 4 --dtype float32 --device cpu --compute plain"
     assert _command(["raw=base"], config, {}) == f"burnish report raw=base --out card {told}"
+    config = ReportConfig(models={"raw": "base"}, out=Path("card"), choices="mmlu", prose="my texts.jsonl")
+    told = "--choices mmlu --prose 'my texts.jsonl'"
+    assert _command(["raw=base"], config, {}) == f"burnish report raw=base --out card {told}"
 
 
 def test_columns_are_mapped(here: Path, burnish: Burnish) -> None:

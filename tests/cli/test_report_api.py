@@ -1,14 +1,19 @@
-"""`burnish report` with endpoints, a judge, a reward model, prices and the cache of answers, as a user runs it."""
+"""`burnish report` with endpoints, a judge, a reward model, prices, the cache of answers and texts of one's own, as a
+user runs it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.cli.tools import SMALL, Burnish, demand_one_message, sft
+from tests.evaluation.made import write_lines
 from tests.rollout.fake_openai import FakeOpenAI, Sent, failed, fake_openai, said
 
 SECRET = "sk-thekeythatnobodymaysee"
@@ -246,3 +251,79 @@ def test_an_endpoint_without_a_name_is_called_after_its_model(here: Path, burnis
     with fake_openai(answer) as server:
         assert burnish("report", api(server, "org/small"), "--out", "card", *FEW).code == 0
     assert read(here / "card")["models"] == ["small"]
+
+
+# ---- texts of one's own ----
+
+DOMAIN = [
+    {"id": "d1", "title": "Not scored", "text": "paris is the capital of france"},
+    {"id": "d2", "text": "Hello world, one two three: a question"},
+    {"id": "d3", "text": "yes"},
+]
+
+
+def textbook_nats(model: Path, text: str) -> tuple[float, int]:
+    """-log p of the tokens after BOS, summed, and their number: transformers' own forward in float64."""
+    ids = AutoTokenizer.from_pretrained(model)(text, return_tensors="pt")["input_ids"]
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="eager")
+    with torch.no_grad():
+        logps = network(ids).logits[0, :-1].log_softmax(-1)
+    return -float(logps.gather(1, ids[0, 1:, None]).sum()), ids.shape[1] - 1
+
+
+def test_the_texts_that_are_measured_are_the_user_s(here: Path, burnish: Burnish) -> None:
+    file = write_lines(here / "domain.jsonl", DOMAIN)
+    result = burnish("report", "raw=base", "same=base", "--out", "card", "--prose", "domain.jsonl", *FEW)
+    assert result.code == 0, result.err
+    data = read(here / "card")
+    expected = [textbook_nats(here / "base", row["text"]) for row in DOMAIN]
+    found = data["retention"]["raw"]["prose"]
+    assert [text["id"] for text in found] == ["d1", "d2", "d3"]
+    assert [text["tokens"] for text in found] == [tokens for _, tokens in expected]
+    assert [text["nats"] for text in found] == pytest.approx([nats for nats, _ in expected], rel=1e-4)
+    measured = line(data, "nats_per_token")
+    assert measured["n"] == 3
+    pooled = sum(nats for nats, _ in expected) / sum(tokens for _, tokens in expected)
+    assert measured["cells"][0]["value"] == pytest.approx(pooled, rel=1e-4)
+    assert [record["id"] for record in data["kl"]["same"]["records"] if record["kind"] == "prose"] == ["d1", "d2", "d3"]
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert data["made"]["prose from"] == f"domain.jsonl, 3 rows, sha256 {sha256[:16]}"
+
+    # The cache knows a text by what it says: d1 is scored anew under its old id, and it alone.
+    changed = [{**DOMAIN[0], "text": "two questions of one model"}, *DOMAIN[1:]]
+    write_lines(file, changed)
+    assert burnish("report", "raw=base", "--out", "again", "--prose", "domain.jsonl", *FEW).code == 0
+    second = read(here / "again")
+    nats = [text["nats"] for text in second["retention"]["raw"]["prose"]]
+    total, tokens = textbook_nats(here / "base", changed[0]["text"])
+    assert nats[0] == pytest.approx(total, rel=1e-4)
+    assert second["about_models"][0]["tokens scored"].startswith(f"{tokens + 1} for multiple choice and prose")  # BOS
+    assert nats[1:] == [text["nats"] for text in found[1:]]
+    assert second["made"]["prose from"] != data["made"]["prose from"]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"id": "d4", "txet": "Hello."}, "unknown field 'txet' (did you mean 'text'?)"),
+        ({"id": "d4", "text": " "}, "field 'text' must be a non-empty text"),
+        ({"text": "Hello."}, "field 'id' must be a non-empty text"),
+        ({"id": "d1", "text": "Hello."}, "id 'd1' is also that of line 1"),
+        ("Hello.", "a row must be an object"),
+    ],
+)
+def test_a_text_that_can_not_be_used_is_told_with_file_and_line_before_a_model_is_loaded(
+    here: Path, burnish: Burnish, monkeypatch: pytest.MonkeyPatch, row: object, what: str
+) -> None:
+    import burnish.pipeline.responders as module
+
+    monkeypatch.setattr(module, "load_speakers", lambda *_, **__: pytest.fail("a model was loaded"))
+    write_lines(here / "domain.jsonl", [*DOMAIN, row])
+    result = burnish("report", "raw=base", "--prose", "domain.jsonl", "--out", "card", *FEW)
+    demand_one_message(result, what, "where: domain.jsonl:4")
+    assert not (here / "card").exists()
+
+
+def test_texts_that_are_not_there_are_told(here: Path, burnish: Burnish) -> None:
+    result = burnish("report", "raw=base", "--prose", "nowhere.jsonl", "--out", "card", *FEW)
+    demand_one_message(result, "No such file", "where: nowhere.jsonl", "starter/prose")

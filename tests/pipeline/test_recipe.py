@@ -219,11 +219,15 @@ def test_a_report_finds_its_sets_beside_the_recipe_and_knows_their_content_and_f
     (tmp_path / "mmlu/art_test.csv").write_text("Q?,a,b,c,d,A\n", encoding="utf-8")
     file = tmp_path / "mine.txt"
     file.write_text("goal,target\nA,B\n", encoding="utf-8")
-    text = WHOLE.replace("models: {raw", "prompts: advbench:mine.txt, choices: mmlu, models: {raw")
+    texts = tmp_path / "domain.jsonl"
+    texts.write_text('{"id": "d1", "text": "One."}\n', encoding="utf-8")
+    own = "prompts: advbench:mine.txt, choices: mmlu, prose: domain.jsonl"
+    text = WHOLE.replace("models: {raw", f"{own}, models: {{raw")
     stage = next(stage for stage in load(tmp_path, text).stages if stage.kind == "report")
     assert isinstance(stage.config, ReportConfig)
     assert stage.config.prompts == f"advbench:{tmp_path / 'mine.txt'}"
     assert stage.config.choices == str(tmp_path / "mmlu")
+    assert stage.config.prose == str(texts)
 
     inputs = {"model": "0", "sft": "1", "dpo": "2"}
     before = depends_on(stage, inputs)
@@ -232,5 +236,12 @@ def test_a_report_finds_its_sets_beside_the_recipe_and_knows_their_content_and_f
     assert {name for name in before if before[name] != after[name]} == {"prompts"}
     (tmp_path / "mmlu/law_test.csv").write_text("Q?,a,b,c,d,A\n", encoding="utf-8")
     assert depends_on(stage, inputs)["questions"] != after["questions"]
+    before = depends_on(stage, inputs)
+    texts = texts.rename(tmp_path / "moved.jsonl")
+    moved = replace(stage, config=stage.config.model_copy(update={"prose": str(texts)}))
+    assert depends_on(moved, inputs) == before, "content decides, not the name"
+    texts.write_text('{"id": "d1", "text": "Two."}\n', encoding="utf-8")
+    after = depends_on(moved, inputs)
+    assert {name for name in before if before[name] != after[name]} == {"prose"}
     said = replace(stage, config=stage.config.model_copy(update={"prompts": f"pairs:{file}"}))
     assert depends_on(said, inputs)["prompts"] != after["prompts"]

@@ -248,6 +248,36 @@ def test_a_report_is_judged_by_a_stage_of_the_recipe(recipe: Path) -> None:
     assert run(recipe, "report.topic_judge=raw").computed == ("report",)
 
 
+def test_a_report_whose_texts_change_runs_again_and_a_bad_text_stops_the_recipe_before_its_first_stage(
+    recipe: Path,
+) -> None:
+    write_lines(recipe.parent / "rows.jsonl", ROWS[:1])
+    texts = [{"id": f"d{i}", "text": text} for i, text in enumerate(("paris is the capital", "hello world"))]
+    file = write_lines(recipe.parent / "domain.jsonl", texts)
+    settings = "prompts: rows.jsonl, prose: domain.jsonl, max_new_tokens: 2, dtype: float32"
+    recipe.write_text(RECIPE[: RECIPE.index("  dpo:")] + f"  report: {{models: {{raw: model}}, {settings}}}\n")
+
+    def scored(result: RecipeResult) -> list[dict[str, object]]:
+        found = json.loads((result.results["report"] / "report.json").read_text())
+        return found["retention"]["raw"]["prose"]  # type: ignore[no-any-return]
+
+    before = scored(run(recipe))
+    assert [text["id"] for text in before] == ["d0", "d1"]
+    assert run(recipe).computed == ()
+    write_lines(file, [texts[0], {"id": "d1", "text": "one two three"}])
+    again = run(recipe)
+    assert again.computed == ("report",)
+    after = scored(again)
+    assert after[0] == before[0]
+    assert after[1]["nats"] != before[1]["nats"]
+
+    write_lines(file, [texts[0], {"id": "d0", "text": "hello"}])
+    with pytest.raises(DataError, match="also that of line 1") as caught:
+        run(recipe, runs="other")
+    assert caught.value.where == f"{file}:2"
+    assert not list((recipe.parent / "other").glob("**/sft-*"))
+
+
 def test_an_unknown_task_of_a_report_is_found_before_the_first_stage_runs(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

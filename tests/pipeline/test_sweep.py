@@ -212,6 +212,8 @@ def test_an_alignment_without_prompts_is_told_before_a_point_runs(recipe: Path) 
     assert caught.value.where == "alignment, point report.prompts=starter/evaluation"
     with pytest.raises(DataError, match="can't read"):
         run(recipe, "report.prompts=own.jsonl,nowhere.jsonl", alignment="open")
+    with pytest.raises(DataError, match="can't read"):
+        run(recipe, "report.prose=starter/prose,nowhere.jsonl")
     assert not (recipe.parent / "sweep").exists()
 
 

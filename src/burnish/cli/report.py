@@ -21,6 +21,7 @@ def report(
     out: Path,
     prompts: str = "starter/evaluation",
     choices: str = "starter/mcq",
+    prose: str = "starter/prose",
     sample: Whole | None = None,
     max_new_tokens: Whole = 128,
     batch_size: Whole = 32,
@@ -57,6 +58,9 @@ def report(
     choices
         The multiple-choice questions: `starter/mcq`, a JSON Lines file, a directory of them, MMLU's CSV files or
         TruthfulQA; `truthfulqa-mc2:mc_task.json` for its MC2.
+    prose
+        The held-out texts whose nats per token are measured: `starter/prose`, a JSON Lines file of `{"id", "text"}`, or
+        a directory of them (your own domain's).
     sample
         A fixed sample of so many prompts, shared among the behaviours; all of them if not given.
     max_new_tokens
@@ -114,6 +118,7 @@ def report(
             "out": out,
             "prompts": prompts,
             "choices": choices,
+            "prose": prose,
             "sample": sample,
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
@@ -183,7 +188,8 @@ def parse_keys(pairs: Sequence[str]) -> dict[str, str]:
 
 
 _TOLD = (
-    *("prompts", "choices", "sample", "max_new_tokens", "seed", "judge", "reward", "baseline", "topic_judge"),
+    *("prompts", "choices", "prose", "sample", "max_new_tokens", "seed"),
+    *("judge", "reward", "baseline", "topic_judge"),
     *("dialogues", "two_bases", "lm_eval", "lm_eval_path", "batch_size", "dtype", "device", "compute"),
 )
 """What a report says it was made by, besides models, prices and keys; the others (cache, patience with endpoints)

@@ -18,7 +18,8 @@ from burnish.stages.functions import function_fingerprint
 from burnish.stages.run import FREE_FIELDS, model_of
 
 PLACES = (
-    *("model", "data", "validation", "template", "prompts", "choices", "topic_judge", "lm_eval", "lm_eval_path"),
+    *("model", "data", "validation", "template", "prompts", "choices", "prose"),
+    *("topic_judge", "lm_eval", "lm_eval_path"),
     *NAMES_FUNCTIONS,
 )
 """Settings that are not hashed as they stand: mostly where inputs lie, whose content is hashed instead."""
@@ -57,7 +58,7 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
     if isinstance(stage.config, ReportConfig):
         depends["models"] = digest(list(stage.config.models))  # the first is what the others are compared with
         depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
-        sources = {"prompts": stage.config.prompts, "questions": stage.config.choices, "prose": "starter/prose"}
+        sources = {"prompts": stage.config.prompts, "questions": stage.config.choices, "prose": stage.config.prose}
         depends |= {name: _set_fingerprint(source) for name, source in sources.items()}
         depends |= {name: inputs[target] for name, target in stage.rewards.items()}
         depends["judge"] = digest(stage.config.judge)

@@ -17,6 +17,7 @@ def located(config: Config, base: Path) -> Config:
     if isinstance(config, ReportConfig):
         sets = {"prompts": config.prompts, "choices": config.choices}
         found = {name: _located_set(place, base) for name, place in sets.items()}
+        found["prose"] = located_path(config.prose, base)
         if config.reward is not None:
             found["reward"] = located_path(config.reward, base)
         if config.lm_eval_path is not None:

@@ -57,7 +57,7 @@ def report(config: ReportConfig, *, command: str | None = None, console: Console
 
     Raises:
         ConfigError: a sample that is too small, or settings that do not fit together.
-        DataError: prompts that can't be used.
+        DataError: prompts, questions or texts that can't be used.
         ModelError: a model that can't be found, loaded or asked; of an endpoint the finished answers are kept.
         OutputDirError: `out` holds something.
     """
@@ -99,12 +99,13 @@ def read_suite(config: ReportConfig) -> Suite:
     """What a report asks.
 
     Raises:
-        DataError: prompts or questions that can't be used.
+        DataError: prompts, questions or texts that can't be used.
         ConfigError: a sample that is too small.
     """
     return load_suite(
         config.prompts,
         choices=config.choices,
+        prose=config.prose,
         sample=config.sample,
         seed=config.seed,
         max_new_tokens=config.max_new_tokens,

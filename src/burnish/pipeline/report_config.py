@@ -33,6 +33,9 @@ class ReportConfig(Config):
     """The evaluation prompts: `starter/evaluation`, a JSON Lines file, a directory of them, or a public set."""
     choices: str = "starter/mcq"
     """The multiple-choice questions, likewise."""
+    prose: str = "starter/prose"
+    """The held-out texts whose nats per token are measured: `starter/prose`, a JSON Lines file, or a directory of
+    them."""
     sample: int | None = Field(None, ge=1)
     """A fixed sample of so many evaluation prompts, spread over the behaviours; all of them if not given."""
     max_new_tokens: int = Field(128, ge=1)

@@ -158,7 +158,7 @@ def run_sweep(
     Raises:
         ConfigError: no axis, no report in the recipe, an unknown name, a behaviour without prompts, or a point that the
             recipe does not allow.
-        DataError: prompts that can't be used.
+        DataError: prompts, questions or texts that can't be used.
         Interrupted: a signal; finished stages stay.
     """
     console = console or Console(stderr=True)
@@ -282,7 +282,7 @@ def _demand_prompts(points: Sequence[Point], alignment: str) -> None:
         for card in _report_of(point.recipe):
             config = card.config
             assert isinstance(config, ReportConfig)
-            asked = (config.prompts, config.choices, config.sample, config.seed)
+            asked = (config.prompts, config.choices, config.prose, config.sample, config.seed)
             if asked not in held:
                 behaviours = {row.behaviour for row in read_suite(config).rows}
                 held[asked] = [name for name in BEHAVIOUR_NAMES if name in behaviours]
