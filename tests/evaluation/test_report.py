@@ -19,7 +19,8 @@ from rich.console import Console
 from burnish.errors import BurnishError, ConfigError
 from burnish.evaluation.behaviours import BEHAVIOURS
 from burnish.evaluation.harness_results import HarnessResult
-from burnish.evaluation.lines import percent
+from burnish.evaluation.intervals import Interval
+from burnish.evaluation.lines import percent, percent_interval
 from burnish.evaluation.page import render_page
 from burnish.evaluation.report import Report, build_report, print_report, write_report
 from burnish.evaluation.rows import load_rows
@@ -444,3 +445,11 @@ def test_the_harness_s_version_is_told_where_its_tasks_were_asked(
     asked = [cards[0], *(replace(card, harness=(found,)) for card in cards[1:])]
     assert "lm-eval" not in dict(build_report(cards).made)["versions"]
     assert dict(build_report(asked).made)["versions"].endswith("torch 9.9, lm-eval 0.4")
+
+
+def test_the_printed_share_lies_in_its_printed_interval() -> None:
+    """0.14 % is no true 0 and is printed as 1 %; 0 to 0.4 % would be 0-0 beside it."""
+    assert percent_interval(Interval(0.0, 0.004), 0.0014) == "0\u20131"
+    assert percent_interval(Interval(0.9961, 1.0), 0.9986) == "99\u2013100"
+    assert percent_interval(Interval(0.3, 0.504), 0.4) == "30\u201350"
+    assert percent_interval(Interval(0.1, 0.2), 0.3) == "10\u201320", "a pivotal interval may leave out the value"

@@ -113,7 +113,7 @@ def _constraints_line(found: Sequence[Sequence[tuple[bool, ...]]], counts: list[
         unit="rate",
         higher_is_better=True,
         cells=tuple(
-            Cell(share, interval.low, interval.high, percent(share), percent_interval(interval))
+            Cell(share, interval.low, interval.high, percent(share), percent_interval(interval, share))
             for share, interval in zip(shares, intervals, strict=True)
         ),
         changes=(None, *(change_of(change, 100, "points") for change in changes)),
@@ -197,7 +197,7 @@ def _mass_line(cards: Sequence[Card], masses: Sequence[Sequence[float]]) -> Line
         unit="rate",
         higher_is_better=True,
         cells=tuple(
-            Cell(m.value, m.interval.low, m.interval.high, percent(m.value), percent_interval(m.interval))
+            Cell(m.value, m.interval.low, m.interval.high, percent(m.value), percent_interval(m.interval, m.value))
             for m in means
         ),
         changes=(None, *(change_of(change, 100, "points") for change in changes)),

@@ -85,29 +85,37 @@ class Line:
 
 def percent(share: float) -> str:
     """A share as a whole percentage; only a true 0 or 1 is printed as 0 or 100."""
+    return f"{_whole(share)}{NBSP}%"
+
+
+def _whole(share: float) -> int:
     whole = round(100 * share)
     if whole == 0 and share > 0:
         whole = 1
     if whole == 100 and share < 1:
         whole = 99
-    return f"{whole}{NBSP}%"
+    return whole
 
 
-def percent_interval(interval: Interval) -> str:
-    """An interval of a rate in whole percent."""
+def percent_interval(interval: Interval, share: float) -> str:
+    """The interval of a share in whole percent; what is printed of the share lies within it."""
     # The ends may be rounded to 0 and 100: they are estimates, not counts.
-    return f"{round(100 * interval.low)}\u2013{round(100 * interval.high)}"
+    low, high = (round(100 * end) for end in (interval.low, interval.high))
+    shown = _whole(share)
+    if interval.low <= share <= interval.high:
+        low, high = min(low, shown), max(high, shown)
+    return f"{low}\u2013{high}"
 
 
 def rate_cell(rate: Rate) -> Cell:
     interval = rate.interval
-    return Cell(rate.value, interval.low, interval.high, percent(rate.value), percent_interval(interval))
+    return Cell(rate.value, interval.low, interval.high, percent(rate.value), percent_interval(interval, rate.value))
 
 
 def share_cell(mean: Mean) -> Cell:
     """A mean of shares, in percent."""
     low, high = mean.interval.low, mean.interval.high
-    return Cell(mean.value, low, high, percent(mean.value), percent_interval(mean.interval))
+    return Cell(mean.value, low, high, percent(mean.value), percent_interval(mean.interval, mean.value))
 
 
 def mean_cell(mean: Mean, digits: int) -> Cell:
