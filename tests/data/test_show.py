@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,16 +96,23 @@ def test_a_stop_token_without_loss_is_pointed_at(byte_level: Any) -> None:
     assert "a last token" not in printed([good], byte_level, 1)
 
 
+REPORT = PreflightReport(
+    n_examples=1200,
+    n_skipped=3,
+    n_prompt_tokens=24000,
+    n_loss_tokens=6003,
+    lengths=Lengths(41, 65, 910),
+    context=512,
+    findings=(),
+    neighbourhoods=(),
+)
+
+
 @pytest.mark.parametrize(("level", "verdict"), [("warning", "fit to train on"), ("error", "not fit to train on")])
 def test_a_report_has_its_numbers_and_its_verdict(level: Any, verdict: str) -> None:
     stream = io.StringIO()
-    report = PreflightReport(
-        n_examples=1200,
-        n_skipped=3,
-        n_prompt_tokens=24000,
-        n_loss_tokens=6003,
-        lengths=Lengths(41, 65, 910),
-        context=512,
+    report = replace(
+        REPORT,
         findings=(Finding(level, "something [odd]", "d.jsonl:1", "mend it"),),
         neighbourhoods=(Neighbourhood(106, 4707, 1354, 0.9952, "<end>"),),
     )
@@ -124,15 +132,6 @@ def test_a_report_has_its_numbers_and_its_verdict(level: Any, verdict: str) -> N
 
 def test_prompts_alone_are_counted_as_prompts() -> None:
     stream = io.StringIO()
-    report = PreflightReport(
-        n_examples=20,
-        n_skipped=1,
-        n_prompt_tokens=1302,
-        n_loss_tokens=0,
-        lengths=Lengths(41, 65, 910),
-        context=512,
-        findings=(),
-        neighbourhoods=(),
-    )
+    report = replace(REPORT, n_examples=20, n_skipped=1, n_prompt_tokens=1302, n_loss_tokens=0)
     show_report(report, Console(file=stream, width=80))
     assert stream.getvalue().splitlines()[0] == "20 prompts, 1,302 tokens; 1 left out as too long"

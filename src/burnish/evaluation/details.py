@@ -16,12 +16,11 @@ from burnish.evaluation.format import held
 from burnish.evaluation.intervals import bootstrap_mean, paired_difference, paired_rate_difference, wilson
 from burnish.evaluation.lines import (
     NO_LOGPROBS,
-    Cell,
     Line,
     change_of,
-    percent,
-    percent_interval,
+    percent_cell,
     rate_line,
+    share_cell,
     spread,
 )
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
@@ -112,10 +111,7 @@ def _constraints_line(found: Sequence[Sequence[tuple[bool, ...]]], counts: list[
         n=sum(counts),
         unit="rate",
         higher_is_better=True,
-        cells=tuple(
-            Cell(share, interval.low, interval.high, percent(share), percent_interval(interval, share))
-            for share, interval in zip(shares, intervals, strict=True)
-        ),
+        cells=tuple(map(percent_cell, shares, intervals)),
         changes=(None, *(change_of(change, 100, "points") for change in changes)),
     )
 
@@ -196,10 +192,7 @@ def _mass_line(cards: Sequence[Card], masses: Sequence[Sequence[float]]) -> Line
         n=len(masses[0]),
         unit="rate",
         higher_is_better=True,
-        cells=tuple(
-            Cell(m.value, m.interval.low, m.interval.high, percent(m.value), percent_interval(m.interval, m.value))
-            for m in means
-        ),
+        cells=tuple(map(share_cell, means)),
         changes=(None, *(change_of(change, 100, "points") for change in changes)),
     )
 

@@ -107,15 +107,18 @@ def percent_interval(interval: Interval, share: float) -> str:
     return f"{low}\u2013{high}"
 
 
+def percent_cell(share: float, interval: Interval) -> Cell:
+    """A share with its interval, in percent."""
+    return Cell(share, interval.low, interval.high, percent(share), percent_interval(interval, share))
+
+
 def rate_cell(rate: Rate) -> Cell:
-    interval = rate.interval
-    return Cell(rate.value, interval.low, interval.high, percent(rate.value), percent_interval(interval, rate.value))
+    return percent_cell(rate.value, rate.interval)
 
 
 def share_cell(mean: Mean) -> Cell:
     """A mean of shares, in percent."""
-    low, high = mean.interval.low, mean.interval.high
-    return Cell(mean.value, low, high, percent(mean.value), percent_interval(mean.interval, mean.value))
+    return percent_cell(mean.value, mean.interval)
 
 
 def mean_cell(mean: Mean, digits: int) -> Cell:

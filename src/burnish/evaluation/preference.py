@@ -85,23 +85,27 @@ def _judge_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
         ("judge_place", "judge follows place", "the same prompts", PLACE_RULE, followed),
         ("judge_unreadable", "verdicts unreadable", "two verdicts for each prompt", UNREADABLE_RULE, unreadable),
     ):
-        shown = [f"{name} {sum(values)} of {len(values)}" for name, values in outcomes.items()]
-        cells = [rate_cell(Rate.of(outcomes[name])) if outcomes.get(name) else None for name in names]
-        lines.append(
-            Line(
-                key=key,
-                group="preference",
-                title=title,
-                about=f"{about}: {', '.join(shown)}",
-                rule=rule,
-                n=n,
-                unit="rate",
-                higher_is_better=False,
-                cells=tuple(cells),
-                changes=(None,) * len(cells),
-            )
-        )
+        lines.append(_counted_line(outcomes, names, n, key=key, title=title, about=about, rule=rule))
     return lines
+
+
+def _counted_line(
+    outcomes: Mapping[str, Sequence[bool]], names: Sequence[str], n: int, *, key: str, title: str, about: str, rule: str
+) -> Line:
+    """How much of what was asked can't be used, or is not to be trusted, of each model."""
+    shown = [f"{name} {sum(values)} of {len(values)}" for name, values in outcomes.items()]
+    return Line(
+        key=key,
+        group="preference",
+        title=title,
+        about=f"{about}: {', '.join(shown)}",
+        rule=rule,
+        n=n,
+        unit="rate",
+        higher_is_better=False,
+        cells=tuple(rate_cell(Rate.of(outcomes[name])) if outcomes.get(name) else None for name in names),
+        changes=(None,) * len(names),
+    )
 
 
 def _reward_lines(preference: Preference, names: Sequence[str]) -> list[Line]:
@@ -141,19 +145,8 @@ def _scores_of_all(scores: Mapping[str, Sequence[float | None]]) -> dict[str, li
 
 def _unscored_line(scores: Mapping[str, Sequence[float | None]], names: Sequence[str]) -> Line:
     missing = {name: [value is None for value in scores[name]] for name in names}
-    n = len(missing[names[0]])
-    return Line(
-        key="reward_unscored",
-        group="preference",
-        title="answers unscored",
-        about=f"all prompts: {', '.join(f'{name} {sum(values)} of {n}' for name, values in missing.items())}",
-        rule=UNSCORED_RULE,
-        n=n,
-        unit="rate",
-        higher_is_better=False,
-        cells=tuple(rate_cell(Rate.of(missing[name])) for name in names),
-        changes=(None,) * len(names),
-    )
+    n, title = len(scores[names[0]]), "answers unscored"
+    return _counted_line(missing, names, n, key="reward_unscored", title=title, about="all prompts", rule=UNSCORED_RULE)
 
 
 def _compared(base: Sequence[float], own: Sequence[float]) -> list[float]:

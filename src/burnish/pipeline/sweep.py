@@ -116,6 +116,11 @@ class Sweep:
     baselines: tuple[Measured, ...]
 
     @property
+    def in_nats(self) -> bool:
+        """Whether retention is nats of prose, of which fewer are better."""
+        return self.retention != "multiple_choice"
+
+    @property
     def failed(self) -> list[Point]:
         """The points that failed."""
         return [point for point in self.points if point.state == "failed"]
@@ -355,7 +360,7 @@ def _comparable(sweep: Sweep) -> Sweep:
     """The sweep with its nats per byte where its models' tokenizers differ: per token they would not compare."""
     done = [point for point in sweep.points if point.state == "done"]
     unit = prose_unit(found.prose for point in done for found in point.measured.values())
-    if sweep.retention == "multiple_choice" or unit == "token":
+    if not sweep.in_nats or unit == "token":
         return sweep
     for point in done:
         point.measured = {
@@ -370,7 +375,7 @@ def _write(sweep: Sweep) -> Sweep:
 
     done = [point for point in sweep.points if point.state == "done"]
     sweep = _comparable(sweep)
-    sign = 1.0 if sweep.retention == "multiple_choice" else -1.0
+    sign = -1.0 if sweep.in_nats else 1.0
     places = [point.measured[sweep.subject] for point in done]
     best = pareto_best([(place.alignment.value, sign * place.retention.value) for place in places])
     for point, is_best in zip(done, best, strict=True):

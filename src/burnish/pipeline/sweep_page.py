@@ -86,7 +86,7 @@ def rows_of(sweep: Sweep) -> list[tuple[str, ...]]:
     """The lines of the table: number, settings, alignment, retention, Pareto-best or not."""
 
     def line(number: str, name: str, found: Measured, mark: str) -> tuple[str, ...]:
-        kept = number_text(found.retention, percent=sweep.retention == "multiple_choice")
+        kept = number_text(found.retention, percent=not sweep.in_nats)
         return number, name, number_text(found.alignment, percent=True), kept, mark
 
     rows = [line("", found.label, found, "") for found in sweep.baselines]
@@ -109,7 +109,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     console.print(table)
     alignment, retention = titles_of(sweep)
     retention += retention_note(sweep)
-    lower = "higher" if sweep.retention == "multiple_choice" else "lower"
+    lower = "lower" if sweep.in_nats else "higher"
     console.print(
         Text(
             f"Of {sweep.subject}, with 95 % intervals. Alignment: {alignment}. Retention: {retention}, "
@@ -141,15 +141,14 @@ def draw_svg(sweep: Sweep) -> Markup:
     marks = marks_of(sweep)
     if not marks:
         return Markup("")
-    nats = sweep.retention != "multiple_choice"
-    told = "; ".join(f"{mark.name}: {_place_text(mark, nats=nats)}" for mark in marks)
+    told = "; ".join(f"{mark.name}: {_place_text(mark, nats=sweep.in_nats)}" for mark in marks)
     chart = Chart("frontier", "Alignment against retention", told, 420.0, 260.0)
     left, right, top, bottom = chart.inner
-    ends = (right, left) if nats else (left, right)
+    ends = (right, left) if sweep.in_nats else (left, right)
     x = Scale.over([end for mark in marks for end in (mark.x.interval.low, mark.x.interval.high)], *ends)
     y = Scale.over([end for mark in marks for end in (mark.y.interval.low, mark.y.interval.high)], bottom, top)
     _, retention = titles_of(sweep)
-    chart.x_axis(x, f"retention: {retention} \u2192 better", tick_text if nats else _percent)
+    chart.x_axis(x, f"retention: {retention} \u2192 better", tick_text if sweep.in_nats else _percent)
     chart.y_axis(y, "", _percent)
     best = sorted((x(mark.x.value), y(mark.y.value)) for mark in marks if mark.kind == "best")
     if len(best) > 1:
@@ -193,7 +192,7 @@ def write_png(sweep: Sweep, path: Path) -> bool:
         axis.annotate(mark.label, (x.value, y.value), xytext=(6, 5), textcoords="offset points", fontsize=8)
     best = sorted((mark.x.value, mark.y.value) for mark in marks if mark.kind == "best")
     axis.plot([x for x, _ in best], [y for _, y in best], color=colours["best"], linewidth=1)
-    if sweep.retention != "multiple_choice":
+    if sweep.in_nats:
         axis.invert_xaxis()
     alignment, retention = titles_of(sweep)
     axis.set(xlabel=f"retention: {retention} (better to the right)", ylabel=f"alignment: {alignment}")
