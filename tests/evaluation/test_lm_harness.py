@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,10 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'bu
 from lm_eval.tasks import TaskManager
 
 from burnish.errors import ConfigError, ModelError
-from burnish.evaluation import lm_harness
-from burnish.evaluation.lm_harness import BurnishLM, run_tasks
+from burnish.evaluation import harness_tasks
+from burnish.evaluation.harness_results import HarnessResult
+from burnish.evaluation.harness_tasks import load_tasks
+from burnish.evaluation.lm_harness import BurnishLM, run_task
 from burnish.models.roles import Backbone
 from burnish.pipeline.evidence import check_tasks
 from burnish.rollout.responder import ModelResponder
@@ -165,7 +168,10 @@ metric_list:
 def test_a_task_of_ones_own_on_a_local_file(task_files: Path) -> None:
     model, tokenizer = stock(), tiny_tokenizer()
     responder = harness().responder
-    (found,) = run_tasks(responder, ["own_choice"], str(task_files))
+    (task,) = load_tasks(["own_choice", "own_choice"], str(task_files))
+    (found,) = run_task(responder, task)
+    assert run_task(responder, task) == (found,), "the next model is asked the same"
+    assert HarnessResult.of(json.loads(json.dumps(asdict(found)))) == found
     right = []
     for line in (task_files / "rows.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -186,10 +192,132 @@ def test_a_task_of_ones_own_on_a_local_file(task_files: Path) -> None:
 
 def test_an_unknown_task_is_refused(task_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without the harness's own files, whose index takes half a minute.
-    monkeypatch.setattr(lm_harness, "TaskManager", lambda **given: TaskManager(**{**given, "include_defaults": False}))
+    alone(monkeypatch)
     with pytest.raises(ConfigError, match=r"no task 'own_chioce' \(did you mean 'own_choice'\?\)") as caught:
-        run_tasks(harness().responder, ["own_chioce"], str(task_files))
-    assert caught.value.where == "lm_eval"
-    with pytest.raises(ConfigError, match="no task 'own_chioce'"):  # and before a report loads its first model
         check_tasks(["own_chioce"], str(task_files))
-    check_tasks(["own_choice"], str(task_files))
+    assert caught.value.where == "lm_eval"
+    assert [task.name for task in check_tasks(["own_choice"], str(task_files))] == ["own_choice"]
+
+
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the harness's own task files."""
+    only = {"include_defaults": False}
+    monkeypatch.setattr(harness_tasks, "TaskManager", lambda **given: TaskManager(**{**given, **only}))
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
+def test_what_a_task_asks_is_known_by_its_files_its_settings_and_its_data(task_files: Path, tmp_path: Path) -> None:
+    def known() -> str:
+        (task,) = load_tasks(["own_choice"], str(place))
+        return task.fingerprint
+
+    place = tmp_path / "files"  # the rows lie outside of it
+    place.mkdir()
+    own = place / "own.yaml"
+    own.write_text((task_files / "own.yaml").read_text())
+    found = [known()]
+    assert known() == found[0]
+    change(tmp_path / "rows.jsonl", '"yes or"', '"yes and"')
+    found.append(known())
+    change(tmp_path / "rows.jsonl", '"answer": 1', '"answer": 2')  # what counts as right, not what is asked
+    found.append(known())
+    (place / "helpers.py").write_text("END = ''\n\n\ndef text(doc):\n    return doc['question'] + END\n")
+    change(own, '"{{question}}"', "!function helpers.text")
+    found.append(known())
+    change(place / "helpers.py", "END = ''", "END = '?'")  # beside the function that the task names
+    found.append(known())
+    (tmp_path / "common.yaml").write_text("target_delimiter: ''\n")
+    own.write_text(own.read_text() + "include: ../common.yaml\n")
+    found.append(known())
+    change(tmp_path / "common.yaml", "''", "' - '")
+    found.append(known())
+    (tmp_path / "shots.jsonl").write_text((tmp_path / "rows.jsonl").read_text())
+    change(own, "data_files: {", f"data_files: {{shots: {tmp_path / 'shots.jsonl'}, ")
+    own.write_text(own.read_text() + "num_fewshot: 1\nfewshot_split: shots\n")
+    found.append(known())
+    change(tmp_path / "shots.jsonl", '"one two"', '"two one"')
+    found.append(known())
+    assert len(set(found)) == len(found) == 9
+
+
+FAULTS = {
+    "no YAML": ('"{{question}}"', "[question", r"own.yaml is no YAML: did not find expected", "own.yaml:8"),
+    "include": (
+        "task: own_choice",
+        "task: own_choice\ninclude: no.yaml",
+        r"own.yaml can't be read.*no.yaml",
+        "own.yaml",
+    ),
+    "no data": ("rows.jsonl", "no.jsonl", r"can't load the task 'own_choice': .*no.jsonl", "own.yaml"),
+    "split": ("test_split: test", "test_split: tset", "tset", "own.yaml"),
+    "field": ("{{question}}", "{{qestion}}", "'qestion' is undefined", "own.yaml"),
+    "setting": ("test_split", "tset_split", "tset_split", "own.yaml"),
+    "code": ('"{{question}}"', "!function helpers.text", "ZeroDivisionError", "helpers.py:2"),
+    "unsafe": ("test_split: test", "test_split: test\nunsafe_code: true", "runs what the model writes", "own.yaml"),
+    "few": ("test_split: test", "test_split: test\nnum_fewshot: 9\nfewshot_split: test", "population", "own.yaml"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "what", "where"), FAULTS.values(), ids=list(FAULTS))
+def test_a_faulty_task_is_found_with_its_place_before_a_model_is_loaded(
+    task_files: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, what: str, where: str
+) -> None:
+    alone(monkeypatch)
+    (task_files / "helpers.py").write_text("def text(doc):\n    return 1 / 0\n")
+    change(task_files / "own.yaml", old, new)
+    with pytest.raises(ConfigError, match=what) as caught:
+        check_tasks(["own_choice"], str(task_files))
+    assert caught.value.where == f"lm_eval, {task_files / where}"
+    assert caught.value.fix
+    change(task_files / "own.yaml", new, old)  # and mended in the same process it is read again
+    assert check_tasks(["own_choice"], str(task_files))
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [("num_beams: 4", "num_beams"), ("max_gen_toks: many", "many"), ("until: [1]", "until"), ("top_p: 7.0", "top_p")],
+)
+def test_generation_settings_that_the_sampler_can_t_follow_are_found_before_too(
+    task_files: Path, settings: str, what: str
+) -> None:
+    own = task_files / "own.yaml"
+    change(own, "multiple_choice", f"generate_until\ngeneration_kwargs: {{{settings}}}")
+    change(own, 'doc_to_choice: "{{choices}}"\n', "")
+    change(own, "metric: acc", "metric: exact_match")
+    with pytest.raises(ConfigError, match=what) as caught:
+        check_tasks(["own_choice"], str(task_files))
+    assert caught.value.where == f"lm_eval, {own}"
+
+
+def test_a_task_in_two_of_the_names_is_refused(task_files: Path) -> None:
+    (task_files / "both.yaml").write_text("group: both\ntask: [own_choice]\n")
+    with pytest.raises(ConfigError, match="'own_choice' is asked for twice: by 'both' and by 'own_choice'"):
+        load_tasks(["both", "own_choice"], str(task_files))
+    (task,) = load_tasks(["both"], str(task_files))
+    assert {found.task for found in run_task(harness().responder, task)} >= {"own_choice"}
+
+
+def test_a_task_that_fails_at_a_later_document_says_where(task_files: Path) -> None:
+    (task_files / "helpers.py").write_text("def text(doc):\n    return doc['question'] * (1 // (1 - doc['answer']))\n")
+    change(task_files / "own.yaml", '"{{question}}"', "!function helpers.text")
+    (task,) = load_tasks(["own_choice"], str(task_files))
+    with pytest.raises(ConfigError, match="task 'own_choice' fails: ZeroDivisionError") as caught:
+        run_task(harness().responder, task)
+    assert caught.value.where == f"lm_eval, {task_files / 'helpers.py'}:2"
+
+
+def test_what_fails_in_burnish_s_own_code_is_not_blamed_on_the_task(
+    task_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: BurnishLM, pairs: object) -> None:
+        raise RuntimeError("out of memory")
+
+    (task,) = load_tasks(["own_choice"], str(task_files))
+    monkeypatch.setattr(BurnishLM, "_score", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_task(harness().responder, task)

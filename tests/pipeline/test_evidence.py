@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from burnish.errors import ConfigError
+from burnish.evaluation.harness_results import HarnessResult
 from burnish.evaluation.page import render_page
 from burnish.evaluation.report import build_report, print_report
 from burnish.evaluation.suite import Card, evaluate, load_suite
 from burnish.pipeline.divergence import with_kl
 from burnish.pipeline.evidence import check_harness, with_harness, with_topic
+from burnish.rollout.cached import CachedResponder
 from burnish.rollout.responder import ModelResponder
+from burnish.rollout.response_cache import ResponseCache
 from tests.evaluation.made import CHOICES, PROSE, ROWS, write_lines
 from tests.rollout.test_responder import pair
 
@@ -91,7 +97,8 @@ def test_tasks_of_the_harness_are_checked_before_a_model_is_loaded(
 ) -> None:
     check_harness([], None)
     cards, together = measured
-    assert with_harness(cards["raw"], together["raw"], [], None) is cards["raw"]
+    asked = CachedResponder("raw", "a", lambda: together["raw"], ResponseCache(None))
+    assert with_harness(cards["raw"], asked, [], print) is cards["raw"]
     with pytest.raises(ConfigError, match="no such directory"):
         check_harness(["own"], str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="without tasks"):
@@ -100,3 +107,81 @@ def test_tasks_of_the_harness_are_checked_before_a_model_is_loaded(
     with pytest.raises(ConfigError, match="not installed") as caught:
         check_harness(["own"], None)
     assert "burnish[lm-eval]" in str(caught.value)
+
+
+@dataclass
+class Harness:
+    """Stands in for the harness, which need not be installed: each task asks the model for one text's nats."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def run_task(self, model: ModelResponder, task: Any) -> tuple[HarnessResult, ...]:
+        if task.name == "faulty":
+            raise ConfigError("lm-eval's task 'faulty' fails", where="lm_eval, faulty.yaml")
+        self.asked.append(task.name)
+        ((nats, _),) = model.nats([f"hello {task.name}"])
+        return (HarnessResult(task.name, "acc", "none", nats, float("nan"), 2, True, (0.0, 1.0), 0),)
+
+
+def tasks(*names: str, **fingerprints: str) -> list[Any]:
+    return [SimpleNamespace(name=name, fingerprint=fingerprints.get(name, f"of {name}")) for name in names]
+
+
+def test_of_the_harness_s_tasks_only_what_is_new_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: tuple[dict[str, Card], dict[str, ModelResponder]]
+) -> None:
+    cards, together = measured
+    harness, loaded, said = Harness(), [], []
+    monkeypatch.setitem(sys.modules, "burnish.evaluation.lm_harness", harness)
+
+    def ask(asked: list[Any], name: str = "raw", *, identity: str = "", code: str = "c") -> Card:
+        def load() -> ModelResponder:
+            loaded.append(name)
+            return together[name]
+
+        monkeypatch.setattr("burnish.pipeline.evidence.code_fingerprint", lambda entry: f"{entry} {code}")
+        model = CachedResponder(name, identity or name, load, ResponseCache(tmp_path / "kept"))
+        return with_harness(cards[name], model, asked, said.append)
+
+    first = ask(tasks("one", "two"))
+    assert [result.task for result in first.harness] == ["one", "two"]
+    assert (loaded, harness.asked, said) == (["raw"], ["one", "two"], [])
+    assert "lm-eval from the cache" not in first.about
+
+    again = ask(tasks("one", "two"))
+    assert repr(again.harness) == repr(first.harness), "NaN and all"
+    assert loaded == ["raw"], "the model is not loaded for what is there"
+    assert again.about["lm-eval from the cache"] == "2 of 2 tasks"
+    assert again.about["tokens scored"].endswith("0 for lm-eval")
+    assert said == ["raw: 2 of 2 tasks of lm-eval were kept from before"]
+
+    harness.asked.clear()
+    with pytest.raises(ConfigError) as caught:  # what was finished before it is kept
+        ask(tasks("three", "faulty", "four"))
+    assert caught.value.where == "model raw, lm_eval, faulty.yaml"
+    assert harness.asked == ["three"]
+    more = ask(tasks("four", "three", "one"))
+    assert [result.task for result in more.harness] == ["four", "three", "one"]
+    assert harness.asked == ["three", "four"]
+    assert more.about["lm-eval from the cache"] == "2 of 3 tasks"
+
+    harness.asked.clear()
+    ask(tasks("one"), "moved")
+    ask(tasks("one"), identity="in float64")
+    ask(tasks("one", one="of other data"))
+    ask(tasks("one"), code="another line")
+    assert harness.asked == ["one"] * 4
+    ask(tasks("one"), "moved")
+    assert harness.asked == ["one"] * 4
+
+
+def test_the_code_that_speaks_to_the_harness_is_in_the_key() -> None:
+    from burnish.pipeline.evidence import _HARNESS_CODE
+    from burnish.pipeline.fingerprint import reached_modules
+
+    assert {
+        "burnish.evaluation.lm_harness",
+        "burnish.evaluation.harness_tasks",
+        "burnish.evaluation.harness_results",
+        "burnish.rollout.sampler",
+    } <= set(reached_modules(_HARNESS_CODE.partition(":")[0]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class HarnessResult:
         n: documents.
         higher_is_better: as the task says, None if it does not.
         samples: the documents' values where the metric is their mean, in the harness's order.
-        truncated: requests of all tasks whose context was cut from the left.
+        truncated: requests of the task, or of its whole group, whose context was cut from the left.
     """
 
     task: str
@@ -30,6 +32,12 @@ class HarnessResult:
     higher_is_better: bool | None
     samples: tuple[float, ...] | None
     truncated: int
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> HarnessResult:
+        """The result whose `asdict` went through JSON."""
+        samples = kept["samples"]
+        return cls(**{**kept, "samples": None if samples is None else tuple(samples)})
 
     @property
     def key(self) -> str:

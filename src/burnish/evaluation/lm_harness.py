@@ -7,27 +7,24 @@ with BOS where it adds one (the harness's own Hugging Face model does so with `a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from burnish.data.batching import micro_batches
 from burnish.data.groups import PromptGroup, Response, collate
-from burnish.errors import ConfigError, ModelError, suggest
+from burnish.errors import ModelError
 from burnish.evaluation.harness_results import HarnessResult
+from burnish.evaluation.harness_tasks import HarnessTask, faults, generation_params, until_of
 from burnish.models.roles import predicting_hidden
 from burnish.ops.logprobs import token_logprobs
 from burnish.rollout.responder import SCORING_TOKENS, ModelResponder
 from burnish.rollout.sampler import SamplingParams, sample
 
 _LOGITS_AT_A_TIME = 2**24
-_MAX_NEW_TOKENS = 256
-"""The harness's own default where a task gives no `max_gen_toks`."""
 
 
 class BurnishLM(LM):  # type: ignore[misc]
@@ -87,19 +84,20 @@ class BurnishLM(LM):  # type: ignore[misc]
         """For each (context, settings) what the model writes, up to the first of the settings' `until` texts.
 
         Raises:
-            ConfigError: a setting that the sampler does not know.
+            ConfigError: a setting that the sampler does not know, or that has no sense.
         """
         found = [""] * len(requests)
         by_settings: dict[SamplingParams, list[int]] = {}
         for place, request in enumerate(requests):
-            by_settings.setdefault(self._params(request.args[1]), []).append(place)
+            params = generation_params(request.args[1], self.responder.speaker.stop_ids, "lm_eval")
+            by_settings.setdefault(params, []).append(place)
         for params, places in by_settings.items():
             prompts = [self._prompt(requests[place].args[0], params.max_new_tokens) for place in places]
             drawn = sample(self.role, prompts, params, batch_size=self.responder.batch_size, logprobs=False)
             for place, (one,) in zip(places, drawn, strict=True):
                 ids = one.ids[:-1] if one.finished else one.ids
                 text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
-                found[place] = _before(text, _until(requests[place].args[1]))
+                found[place] = _before(text, until_of(requests[place].args[1]))
         return found
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -136,24 +134,6 @@ class BurnishLM(LM):  # type: ignore[misc]
     def _ids(self, text: str, *, special: bool = True) -> list[int]:
         return [int(i) for i in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
 
-    def _params(self, settings: Mapping[str, Any]) -> SamplingParams:
-        known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
-        if unknown := set(settings) - known:
-            raise ConfigError(
-                f"the task's generation_kwargs have {', '.join(sorted(unknown))}, which the sampler does not know",
-                where="lm-eval",
-                fix=f"known are {', '.join(sorted(known))}",
-            )
-        sampled = bool(settings.get("do_sample", float(settings.get("temperature") or 0.0) > 0.0))
-        return SamplingParams(
-            max_new_tokens=int(settings.get("max_gen_toks", _MAX_NEW_TOKENS)),
-            temperature=float(settings.get("temperature") or 1.0) if sampled else 0.0,
-            top_p=float(settings.get("top_p", 1.0)),
-            top_k=int(settings.get("top_k", 0)),
-            seed=0,
-            stop_ids=self.responder.speaker.stop_ids,
-        )
-
     @torch.no_grad()
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Each pair's summed log p and whether it is greedy; pairs of one context share it."""
@@ -187,50 +167,23 @@ class BurnishLM(LM):  # type: ignore[misc]
         return found
 
 
-def run_tasks(responder: ModelResponder, tasks: Sequence[str], path: str | None = None) -> tuple[HarnessResult, ...]:
-    """Ask one model tasks of the harness.
+def run_task(responder: ModelResponder, task: HarnessTask) -> tuple[HarnessResult, ...]:
+    """Ask one model a task of the harness, or a group of tasks.
 
     Args:
         responder: the model.
-        tasks: names of tasks or groups of tasks.
-        path: a directory with task files of one's own, beside the harness's.
+        task: what is asked.
 
     Raises:
-        ConfigError: an unknown task, or one whose data can't be loaded.
+        ConfigError: the task fails at one of its documents, or at what the model says.
+        ModelError: a continuation does not fit the model's context.
     """
-    manager = find_tasks(tasks, path)
     model = BurnishLM(responder)
-    try:
-        out = simple_evaluate(model, tasks=list(tasks), task_manager=manager, bootstrap_iters=1000, log_samples=True)
-    except (ConnectionError, FileNotFoundError) as error:  # what datasets raises for data that is not there
-        raise ConfigError(f"lm-eval can't load the data: {error}", where=", ".join(tasks)) from error
-    return tuple(_results(out or {}, model.truncated))
-
-
-def find_tasks(tasks: Sequence[str], path: str | None = None) -> TaskManager:
-    """The harness's index of tasks, which holds all of these.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    manager = _manager(tuple(tasks), path)
-    if missing := [task for task in tasks if task not in manager.all_tasks]:
-        raise ConfigError(
-            f"lm-eval knows no task {', '.join(map(repr, missing))}{suggest(missing[0], manager.all_tasks)}",
-            where="lm_eval",
-            fix="give the name that stands in the task's file (`task:`), and its directory as lm_eval_path",
+    with faults(f"lm-eval's task {task.name!r} fails", task.source, task.directory):
+        out = simple_evaluate(
+            model, tasks=list(task.parts), task_manager=task.manager, bootstrap_iters=1000, log_samples=True
         )
-    return manager
-
-
-@cache
-def _manager(tasks: tuple[str, ...], path: str | None) -> TaskManager:
-    """An index of task files: of one's own alone if they hold all the tasks, for the harness's thousands take long."""
-    if path is not None:
-        own = TaskManager(include_path=path, include_defaults=False)
-        if set(tasks) <= set(own.all_tasks):
-            return own
-    return TaskManager(include_path=path)
+    return tuple(_results(out or {}, model.truncated))
 
 
 def _results(out: Mapping[str, Any], truncated: int) -> list[HarnessResult]:
@@ -265,11 +218,6 @@ def _that_average_to(samples: Sequence[Any], value: float) -> tuple[float, ...] 
         return None
     numbers = tuple(float(one) for one in samples)
     return numbers if abs(sum(numbers) / len(numbers) - value) < 1e-9 else None
-
-
-def _until(settings: Mapping[str, Any]) -> list[str]:
-    until = settings.get("until") or []
-    return [until] if isinstance(until, str) else [text for text in until if text]
 
 
 def _before(text: str, until: Sequence[str]) -> str:

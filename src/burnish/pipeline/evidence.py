@@ -1,24 +1,32 @@
 """What a card can't measure alone: the topic needs a judge of all answers, tasks of others their harness. The KL
 divergence, which needs a second model in memory, is in `divergence.py`.
 
-Nothing here fails a report: what can't be measured is left out of the card, and its reason stands among the facts about
-the model.
+Of this only the harness's tasks, which were asked for by name, fail a report: what else can't be measured is left out
+of the card, and its reason stands among the facts about the model.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from burnish.errors import BurnishError, ConfigError
+from burnish.evaluation.harness_results import HarnessResult
 from burnish.evaluation.suite import Card
 from burnish.evaluation.topic_likelihood import measure_topic
 from burnish.evaluation.topic_turns import Ask, hold_dialogues, measure_drift
+from burnish.pipeline.fingerprint import code_fingerprint
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.responder import ModelResponder
+from burnish.rollout.response_cache import Keep
 
+if TYPE_CHECKING:
+    from burnish.evaluation.harness_tasks import HarnessTask
+
+_HARNESS_CODE = "burnish.evaluation.lm_harness:run_task"
 Scoring = ModelResponder | CachedResponder
 """A local model, with or without the cache before it."""
 NO_JUDGE = "no raw model is in the report to judge the answers; name one with --topic-judge"
@@ -57,32 +65,62 @@ def check_harness(tasks: Sequence[str], path: str | None) -> None:
         raise ConfigError("lm-eval is not installed", where="lm_eval", fix="pip install 'burnish[lm-eval]'")
 
 
-def check_tasks(tasks: Sequence[str], path: str | None) -> None:
-    """Refuse tasks that can't be asked before any model is loaded.
+def check_tasks(tasks: Sequence[str], path: str | None) -> tuple[HarnessTask, ...]:
+    """Load tasks with their data, and refuse those that can't be asked before any model is loaded.
 
     Raises:
-        ConfigError: as `check_harness`; and a task that the harness does not know.
+        ConfigError: as `check_harness` and `load_tasks`.
     """
     check_harness(tasks, path)
-    if tasks:
-        from burnish.evaluation.lm_harness import find_tasks
+    if not tasks:
+        return ()
+    from burnish.evaluation.harness_tasks import load_tasks
 
-        find_tasks(tasks, path)
+    return load_tasks(tasks, path)
 
 
-def with_harness(card: Card, model: ModelResponder, tasks: Sequence[str], path: str | None) -> Card:
-    """The card with what tasks of lm-evaluation-harness give.
+def with_harness(card: Card, model: CachedResponder, tasks: Sequence[HarnessTask], echo: Callable[[str], None]) -> Card:
+    """The card with what tasks of lm-evaluation-harness give. Each task's results are kept when it is finished, and the
+    model is not loaded where all are there.
+
+    Args:
+        card: the model's.
+        model: it, behind the cache.
+        tasks: what it is asked.
+        echo: is told how many tasks were kept from before.
 
     Raises:
-        ConfigError: an unknown task, or one whose data can't be loaded.
+        ConfigError: a task that fails.
+        ModelError: a continuation that does not fit the model's context.
     """
     if not tasks:
         return card
-    from burnish.evaluation.lm_harness import run_tasks
+    before, kept = model.tokens_scored, 0
 
-    before = model.tokens_scored
-    found = run_tasks(model, tasks, path)
-    return with_tokens(replace(card, harness=found), "lm-eval", model.tokens_scored - before)
+    def on_disk(count: int) -> None:
+        nonlocal kept
+        kept = count
+
+    def compute(missing: list[int], keep: Keep) -> None:
+        from burnish.evaluation.lm_harness import run_task
+
+        for place in missing:
+            try:
+                results = run_task(model.model, tasks[place])
+            except BurnishError as error:
+                error.where = f"model {model.name}, {error.where}"
+                raise
+            keep(place, [asdict(result) for result in results])
+
+    code = code_fingerprint(_HARNESS_CODE)
+    keys = [[model.identity, "lm-eval", task.fingerprint, code] for task in tasks]
+    values = model.cache.filled(keys, compute, found=on_disk)
+    card = replace(card, harness=tuple(HarnessResult.of(value) for task in values for value in task))
+    if kept:
+        told = f"{kept} of {len(tasks)} tasks"
+        card = with_note(card, "lm-eval from the cache", told)
+        echo(f"{model.name}: {told} of lm-eval were kept from before")
+    return with_tokens(card, "lm-eval", model.tokens_scored - before)
 
 
 def with_topic(card: Card, judge: Scoring | None) -> Card:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -34,6 +34,9 @@ from burnish.rollout.cached import CachedResponder
 from burnish.rollout.endpoint import EndpointSettings, is_endpoint
 from burnish.rollout.remote import EndpointResponder
 from burnish.rollout.response_cache import ResponseCache
+
+if TYPE_CHECKING:
+    from burnish.evaluation.harness_tasks import HarnessTask
 
 TABLE = "report.txt"
 """The terminal's table, beside report.html and report.json."""
@@ -70,10 +73,10 @@ def report(config: ReportConfig, *, command: str | None = None, console: Console
     prices = make_prices(config.prices, list(models))
     suite = read_suite(config)
     topic_judge = _topic_judge(config.topic_judge, models)
-    check_tasks(config.lm_eval, config.lm_eval_path)
+    tasks = check_tasks(config.lm_eval, config.lm_eval_path)
     config = config.model_copy(update={"topic_judge": topic_judge})
     asking = _asking(config, console)
-    cards = _measure(config, suite, asking, console)
+    cards = _measure(config, suite, tasks, asking, console)
     cards = with_kl_across(cards, models, asking, two_bases=config.two_bases)
     preference = None
     if judge is not None or reward is not None:
@@ -112,11 +115,13 @@ def read_suite(config: ReportConfig) -> Suite:
     )
 
 
-def _measure(config: ReportConfig, suite: Suite, asking: Asking, console: Console) -> list[Card]:
+def _measure(
+    config: ReportConfig, suite: Suite, tasks: Sequence[HarnessTask], asking: Asking, console: Console
+) -> list[Card]:
     """The cards in the order of the models. A group's weights go when the next group's come, but for the reader's."""
     cards: dict[str, Card] = {}
     readers: dict[str, CachedResponder] = {}
-    models, tasks = config.models, config.lm_eval
+    models = config.models
     groups = make_groups(models, asking, [row.id for row in suite.rows])
     while groups:
         group = groups.pop(0)
@@ -128,8 +133,8 @@ def _measure(config: ReportConfig, suite: Suite, asking: Asking, console: Consol
             if name in together:
                 card = with_tokens(card, "multiple choice and prose", together[name].tokens_scored)
             card = with_kl(card, next(iter(models)), (readers if config.two_bases else {}) | together)
-            if tasks and name in together:
-                card = with_harness(card, together[name].model, tasks, config.lm_eval_path)
+            if name in together:
+                card = with_harness(card, together[name], tasks, asking.echo)
             cards[name] = card
         readers = _first_reader(config.topic_judge, models, readers | together)
     reader = _reader(config.topic_judge, readers, asking)
