@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from burnish.data.groups import GroupBatch
-from burnish.models import attention, blocks, lora, lowrank, merged, norms, turned
+from burnish.models import attention, blocks, gated, lora, lowrank, merged, norms, remade, turned
 from burnish.models.trunk import Trunk, TrunkCache
 from burnish.ops import entropy, logprobs
 from burnish.rollout import cache, decoding, drawing, sampler
@@ -20,6 +20,8 @@ TRAINING: dict[str, tuple[Any, str]] = {
     "rows shared by responses": (attention.GroupPlan, "__init__"),
     "attention in blocks": (attention, "block_attention"),
     "norms as one node": (norms._RMSNorm, "forward"),
+    "gated products as one node": (gated, "gated_product"),
+    "inputs made again": (remade.Remaker, "remade"),
     "LoRA as one node": (lowrank._LoRAFunction, "forward"),
     "tiled log-probs": (logprobs._TokenLogprobs, "forward"),
     "negligible columns": (logprobs, "columns_with_mass"),

@@ -389,7 +389,7 @@ def test_a_wrong_norm_does_not_pass(what: str, monkeypatch: pytest.MonkeyPatch) 
 
     def wrong(ctx: Any, *arguments: Any) -> Any:
         out = right(ctx, *arguments)
-        return out * 1.001 if what == "output" else (out[0] * 1.001, *out[1:])
+        return out[0] * 1.001, *out[1:]
 
     monkeypatch.setattr(norms._RMSNorm, name, staticmethod(wrong))
     monkeypatch.setattr(norms, "_offset", lambda module, eps: 0.0)

@@ -87,7 +87,9 @@ def test_blocks_are_used_where_they_save_enough() -> None:
 @pytest.mark.parametrize("window", [None, 1, 2, 4, 6])
 def test_blocks_equal_the_mask(window: int | None) -> None:
     draw = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(3, h, 14, 8, dtype=torch.float64, generator=draw) for h in (6, 2, 2))
+    query, key, value = (
+        torch.randn(3, h, 14, 8, dtype=torch.float64, generator=draw, requires_grad=True) for h in (6, 2, 2)
+    )
     segments = torch.tensor([row(7, 3, 4), row(6, 2, 3, padding=3), row(9, 1, padding=4)])
     positions = torch.tensor([
         [*range(7), 7, 8, 9, 7, 8, 9, 10],
@@ -97,12 +99,36 @@ def test_blocks_equal_the_mask(window: int | None) -> None:
     plan = GroupPlan(segments, positions)
     cut = plan.blocks(window)
     assert cut is not None
-    got = block_attention(query, key, value, cut, scale=0.3, dropout=0.0)
+    got = block_attention(query, key, value, cut, 0.3).transpose(1, 2)
     mask = plan.mask(window)
     want = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
     real = segments.unsqueeze(1).expand(3, 6, 14) >= 0
     assert torch.allclose(got[real], want[real], rtol=0, atol=1e-12)
     assert got[~real].abs().max() == 0
+    upstream = torch.randn(got.shape, dtype=torch.float64, generator=draw) * real.unsqueeze(-1)
+    for a, b in zip(
+        torch.autograd.grad((got * upstream).sum(), (query, key, value)),
+        torch.autograd.grad((want * upstream).sum(), (query, key, value)),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_long_prompt_is_kept_once_for_all_its_responses() -> None:
+    query, key, value = (torch.randn(1, h, 40, 8, requires_grad=True) for h in (4, 2, 2))
+    cut = blocks_of(torch.tensor([row(30, *[2] * 5)]), None)
+    assert cut is not None
+    kept: dict[int, int] = {}
+
+    def noted(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
+        block_attention(query, key, value, cut, None)
+    # Queries, keys, values, what comes out, and a number for each query and head.
+    assert sum(kept.values()) == 4 * 40 * 8 * (4 + 2 + 2 + 4) + 4 * 40 * 4
 
 
 @pytest.mark.usefixtures("true_float64", "always")

@@ -10,13 +10,13 @@ Legend: B rows, H heads, T tokens of a row, P of them prompt, W window.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from burnish.data.groups import PAD_SEGMENT, PROMPT_SEGMENT
 
@@ -24,6 +24,10 @@ LEAST_TOKENS = 384
 """Rows shorter than this are masked: there the calls cost more than the scores they save."""
 LEAST_SAVING = 1.3
 """How many times more scores the mask must cost than the blocks."""
+
+
+_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,14 @@ class Block:
     queries: slice
     keys: tuple[slice, ...]
     mask: Tensor | None
+    _additive: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def additive(self, dtype: torch.dtype) -> Tensor | None:
+        """The mask as what is added to the scores: 0 or minus infinity. Made once for all layers."""
+        if self.mask is not None and dtype not in self._additive:
+            zeros = torch.zeros(self.mask.shape, dtype=dtype)
+            self._additive[dtype] = zeros.masked_fill_(~self.mask, -torch.inf)
+        return self._additive.get(dtype)
 
     @property
     def scores(self) -> float:
@@ -109,40 +121,77 @@ def _seen(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     return (back >= 0) & (back < window) if window is not None else back >= 0
 
 
-def block_attention(
-    query: Tensor, key: Tensor, value: Tensor, rows: list[list[Block]], *, scale: float | None, dropout: float
-) -> Tensor:
+def block_attention(query: Tensor, key: Tensor, value: Tensor, rows: list[list[Block]], scale: float | None) -> Tensor:
     """Attention, block by block. Padding gets zeros, which nothing reads.
 
     Args:
-        query: (B, H, T, head) queries.
+        query: (B, H, T, head) queries, on the CPU.
         key: (B, H or fewer, T, head) keys.
         value: like `key`.
-        rows: of `blocks_of`, for each of the B rows; their masks are on the CPU.
+        rows: of `blocks_of`, for each of the B rows.
         scale: of the scores, 1 / sqrt(head) if none.
-        dropout: of the attention weights.
 
     Returns:
-        (B, H, T, head).
+        (B, T, H, head), contiguous.
     """
-    attend = partial(
-        F.scaled_dot_product_attention, dropout_p=dropout, scale=scale, enable_gqa=key.shape[1] != query.shape[1]
-    )
-    out = []
-    for i, blocks in enumerate(rows):
-        q, k, v = query[i : i + 1], key[i : i + 1], value[i : i + 1]
-        parts = []
-        for block in blocks:
-            keys, values = _taken(k, block.keys), _taken(v, block.keys)
-            parts.append(attend(q[:, :, block.queries], keys, values, block.mask, is_causal=block.mask is None))
-        padding = query.shape[2] - blocks[-1].queries.stop
-        if padding:
-            parts.append(query.new_zeros(1, query.shape[1], padding, value.shape[3]))
-        out.append(torch.cat(parts, dim=2))
-    return torch.cat(out)
+    out: Tensor = _BlockAttention.apply(query, key, value, rows, scale)
+    return out
+
+
+class _BlockAttention(torch.autograd.Function):
+    """One node for all blocks of all rows.
+
+    Left to autograd, every block would keep its own copies of the keys and values that it sees, every slice would have
+    a gradient as long as the row, and the joined result would be kept beside its parts. This node keeps queries, keys,
+    values and result as they are, and a number for each query and head.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: list[list[Block]], scale: float | None
+    ) -> Tensor:
+        batch, heads, length, _ = query.shape
+        out = query.new_zeros(batch, length, heads, value.shape[-1])
+        sums = []  # logarithms of the softmax's denominators
+        for i, blocks in enumerate(rows):
+            for block in blocks:
+                q, k, v = query[i : i + 1, :, block.queries], _taken(key[i], block.keys), _taken(value[i], block.keys)
+                mask = block.additive(query.dtype)
+                part, logs = _attend(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale)
+                out[i, block.queries] = part[0].transpose(0, 1)
+                sums.append(logs)
+        ctx.rows, ctx.scale = rows, scale
+        ctx.save_for_backward(query, key, value, out, *sums)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, *sums = ctx.saved_tensors
+        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query, key, value))
+        left = iter(sums)
+        for i, blocks in enumerate(ctx.rows):
+            for block in blocks:
+                q, k, v = query[i : i + 1, :, block.queries], _taken(key[i], block.keys), _taken(value[i], block.keys)
+                upstream, part = (x[i : i + 1, block.queries].transpose(1, 2) for x in (grad, out))
+                mask = block.additive(query.dtype)
+                parts = _attend_backward(
+                    upstream, q, k, v, part, next(left), 0.0, mask is None, attn_mask=mask, scale=ctx.scale
+                )
+                grad_query[i, :, block.queries] = parts[0][0]
+                _add(grad_key[i], block.keys, parts[1][0])
+                _add(grad_value[i], block.keys, parts[2][0])
+        return grad_query, grad_key, grad_value, None, None
 
 
 def _taken(x: Tensor, places: tuple[slice, ...]) -> Tensor:
-    """The keys or values at some places; a view where there is but one."""
-    parts = [x[:, :, place] for place in places]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    """(1, H, keys, head) the keys or values at some places of a row (H, T, head); a view where there is but one."""
+    parts = [x[:, place] for place in places]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).unsqueeze(0)
+
+
+def _add(total: Tensor, places: tuple[slice, ...], parts: Tensor) -> None:
+    """Add gradients (H, keys, head) to a row's (H, T, head) at the places that they belong to."""
+    ends = list(accumulate(place.stop - place.start for place in places))
+    for place, start, end in zip(places, [0, *ends], ends, strict=False):
+        total[:, place] += parts[:, start:end]

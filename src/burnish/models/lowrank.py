@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from burnish.models.remade import to_keep
+
 Span = tuple[slice | None, float]
 """The rows that an adapter stands on (none for all of them) and its factor alpha / r."""
 
@@ -52,8 +54,8 @@ def plain_lora_linear(
 class _LoRAFunction(torch.autograd.Function):
     """The frozen product is one over all rows; each part's low-rank term is added in place to its own.
 
-    The frozen weight is used as it lies: no cast, no copy, no gradient. Saved for backward are the input (which the
-    neighbouring layers save anyway) and the parts' (.., r) products, each only if a gradient will ask for it.
+    The frozen weight is used as it lies: no cast, no copy, no gradient. Saved for backward are the input, or what it is
+    made again of, and the parts' (.., r) products, each only if a gradient will ask for it.
     """
 
     @staticmethod
@@ -82,13 +84,17 @@ class _LoRAFunction(torch.autograd.Function):
             any_a = any_a or need_a
             at += 3
         ctx.spans, ctx.shape = spans, x.shape
-        ctx.save_for_backward(x if any_a else None, weight if need_x else None, *saved)
+        ctx.remaker, kept = to_keep(x) if any_a else (None, ())
+        ctx.save_for_backward(weight if need_x else None, *saved, *kept)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *saved = ctx.saved_tensors
+        weight, *saved = ctx.saved_tensors
+        n_parts = len(ctx.spans)
+        saved, kept = saved[: 4 * n_parts], saved[4 * n_parts :]
+        x = None if ctx.remaker is None else ctx.remaker.remade(tuple(kept))
         g = grad.reshape(-1, grad.shape[-1])
         flat: Any = None if x is None else x.reshape(-1, x.shape[-1])
         master = torch.float64 if g.dtype == torch.float64 else torch.float32

@@ -2,32 +2,37 @@
 
 Written out in eager operations, as transformers has it, a norm keeps three fp32 copies of its input for backward and
 makes a dozen passes over memory. Gemma 3 has six norms a layer. This one keeps its input, which is kept anyway, and one
-number a row.
+number a row; of these its output is made again in backward, where a layer behind it needs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from burnish.models.remade import can_be_remade
+
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
         inverse = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
         ctx.save_for_backward(x, inverse, weight)
         ctx.offset = offset
-        return (x * inverse).mul_(weight.to(wide) + offset).to(x.dtype)
+        ctx.mark_non_differentiable(inverse)
+        ctx.set_materialize_grads(False)
+        return _scaled(offset, x, inverse, weight), inverse
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, inverse, weight = ctx.saved_tensors
         normed = x * inverse
         grad_weight = None
@@ -37,6 +42,19 @@ class _RMSNorm(torch.autograd.Function):
         along = (scaled * normed).mean(-1, keepdim=True)
         grad_x = scaled.sub_(normed.mul_(along)).mul_(inverse).to(x.dtype)
         return grad_x, grad_weight, None, None
+
+
+def _scaled(offset: float, x: Tensor, inverse: Tensor, weight: Tensor) -> Tensor:
+    return (x * inverse).mul_(weight.to(inverse.dtype) + offset).to(x.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+    """(..., D) x / rms(x) * (weight + offset), of x (..., D) and weight (D,); a layer behind it need not keep it."""
+    normed: Tensor
+    normed, inverse = _RMSNorm.apply(x, weight, offset, eps)
+    if x.requires_grad and torch.is_grad_enabled():
+        can_be_remade(normed, partial(_scaled, offset), x.detach(), inverse, weight.detach())
+    return normed
 
 
 def fuse_norms(model: nn.Module) -> int:
@@ -75,7 +93,7 @@ def _offset(module: nn.Module, eps: float) -> float | None:
         return None
     tolerance = 1e-5 if weight.dtype in (torch.float32, torch.float64) else 2e-2
     for offset in (0.0, 1.0):
-        fused: Tensor = _RMSNorm.apply(x, weight, offset, eps)
+        fused = rms_norm(x, weight, offset, eps)
         if torch.allclose(fused.float(), own.float(), rtol=tolerance, atol=tolerance):
             return offset
     return None
@@ -83,7 +101,7 @@ def _offset(module: nn.Module, eps: float) -> float | None:
 
 def _forward(module: nn.Module, offset: float, eps: float) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        result: Tensor = _RMSNorm.apply(x, module.weight, offset, eps)
-        return result
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return rms_norm(x, weight, offset, eps)
 
     return forward

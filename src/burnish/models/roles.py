@@ -28,6 +28,7 @@ from burnish.models.attention import (
     supports_shared_layout,
 )
 from burnish.models.config import Compute
+from burnish.models.gated import fuse_gates
 from burnish.models.layers import allow_parts, checkpoint_layers, only_below, only_from
 from burnish.models.lora import adapter_names, adapter_parameters, backbone_parameters
 from burnish.models.norms import fuse_norms
@@ -77,6 +78,7 @@ class Backbone:
         own = self._own_logprobs(PROBE) if maskable else None
         if not self.plain:
             fuse_norms(model)
+            fuse_gates(model)
             allow_turning(model)
             setattr(model, _FAST, True)
         elif hasattr(model, _FAST):
