@@ -79,6 +79,7 @@ def read_suite(config: TrainConfig) -> Suite | None:
     suite = light_suite(
         settings.parts,
         prompts=settings.prompts,
+        prose=settings.prose,
         sample=settings.sample,
         questions=settings.questions,
         characters=settings.characters,
