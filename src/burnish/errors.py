@@ -60,6 +60,10 @@ class ModelError(BurnishError):
     """A model can't be found, read or used."""
 
 
+class NotFiniteError(ModelError):
+    """A model gives NaN or infinity where a number is needed."""
+
+
 class AdapterError(ModelError):
     """An adapter does not fit its base, or can't be read, merged or verified."""
 

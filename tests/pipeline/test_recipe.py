@@ -214,6 +214,21 @@ def test_starter_recipes_hold_together(name: str) -> None:
     assert recipe.model == "gemma-3-270m"
 
 
+def test_a_monitor_finds_its_sets_beside_the_recipe_and_knows_their_content(tmp_path: Path) -> None:
+    texts = tmp_path / "domain.jsonl"
+    texts.write_text('{"id": "d1", "text": "One."}\n', encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(WHOLE, encoding="utf-8")
+    stage = load_recipe(recipe, ["sft.monitor={prose: domain.jsonl}"]).stages[0]
+    assert isinstance(stage.config, SFTConfig)
+    assert stage.config.monitor is not None
+    assert stage.config.monitor.prose == str(texts)
+    before = depends_on(stage, {"model": "0"})
+    texts.write_text('{"id": "d1", "text": "Two."}\n', encoding="utf-8")
+    after = depends_on(stage, {"model": "0"})
+    assert {name for name in before if before[name] != after[name]} == {"monitor.prose"}
+
+
 def test_a_report_finds_its_sets_beside_the_recipe_and_knows_their_content_and_format(tmp_path: Path) -> None:
     (tmp_path / "mmlu").mkdir()
     (tmp_path / "mmlu/art_test.csv").write_text("Q?,a,b,c,d,A\n", encoding="utf-8")

@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from burnish.errors import ConfigError, Interrupted
+from burnish.errors import ConfigError, DataError, Interrupted
 from burnish.evaluation.bounds import Outcomes
 from burnish.stages import monitor as monitor_module
 from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig
 from burnish.stages.dpo import train_dpo
-from burnish.stages.monitor import Monitor
+from burnish.stages.monitor import Monitor, read_suite
 from burnish.stages.monitor_config import GuardConfig, MonitorConfig
 from burnish.stages.ppo import train_ppo
 from burnish.stages.ppo_config import PPOConfig
@@ -419,6 +419,28 @@ def test_a_guard_that_could_never_be_sure_is_refused_before_anything_is_loaded(t
     values = settings(tmp_path, guard={"answers": {"max_drop": 0.1}}, monitor={"sample": 6})
     with pytest.raises(ConfigError, match="to be sure of 'answers', and 6 of it"):
         train_sft(SFTConfig.parse({**values, "model": "nowhere/at-all"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_texts_may_be_one_s_own(tmp_path: Path) -> None:
+    """They are read as a report reads them, and refused before anything is loaded."""
+    file = tmp_path / "domain.jsonl"
+    rows = [{"id": f"d{i}", "title": "none", "text": f"{i} hello world, " * 20} for i in range(9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = settings(tmp_path, monitor={"parts": ["nats_per_token"], "prose": str(file), "characters": 50})
+    suite = read_suite(SFTConfig.parse(values))
+    assert suite is not None
+    assert [text.id for text in suite.prose] == [row["id"] for row in rows]
+    assert all(row["text"].startswith(text.text) for row, text in zip(rows, suite.prose, strict=True))
+    assert max(len(text.text) for text in suite.prose) <= 50
+    with pytest.raises(ConfigError, match="to be sure of 'nats_per_token', and 9 of it"):
+        train_sft(
+            SFTConfig.parse({**values, "guard": {"nats_per_token": {"max_rise": 0.1}}, "model": "nowhere/at-all"})
+        )
+    file.write_text('{"id": "d0", "text": ""}\n')
+    with pytest.raises(DataError) as caught:
+        train_sft(SFTConfig.parse(values))
+    assert caught.value.where == f"{file}:1"
     assert not (tmp_path / "run").exists()
 
 

@@ -70,7 +70,8 @@ def watched_lines(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "monitor_share" not in metrics:
         return []
     known = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith("monitor/")}
-    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in known.items()]
+    numbers = {name: "not a number" if value is None else f"{value:.3g}" for name, value in known.items()}
+    shown = [f"{name.replace('_', ' ')} {number}" for name, number in numbers.items()]
     cost = f"{metrics['monitor_seconds']:.0f} s, {metrics['monitor_share']:.1%} of the time"
     lines = [("monitor", f"{', '.join(shown) or 'no look at the kept step'} ({cost})")]
     if "within_bounds" in metrics:

@@ -84,8 +84,8 @@ class Reading:
         rule: `max_drop` and `max_rise` limit the change from the start, `min` and `max` the value itself.
         limit: of the change (in points of a rate, else as a share of the start's value), or of the value.
         start: the metric at the start.
-        value: the metric now.
-        change: from start to now, as the limit has it; none for `min` and `max`.
+        value: the metric now; none where it is not a number (`not_a_number`), as are change and interval then.
+        change: from start to now, as the limit has it; none for `min` and `max` too.
         low: the lower end of the 95 % interval of change or value.
         high: its upper end.
         n: prompts, questions or texts.
@@ -98,10 +98,10 @@ class Reading:
     rule: Rule
     limit: float
     start: float
-    value: float
+    value: float | None
     change: float | None
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     outside: bool
     sure: bool
@@ -140,6 +140,13 @@ def read_bound(metric: str, rule: Rule, limit: float, start: Outcomes, now: Outc
     )
 
 
+def not_a_number(metric: str, rule: Rule, limit: float, start: Outcomes) -> Reading:
+    """The reading of weights that give NaN or infinity: beyond every bound, and surely, without an interval."""
+    text = f"{metric.replace('_', ' ')} is not a number; the bound is {_bound(metric, rule, limit)}"
+    n = len(start.values)
+    return Reading(metric, rule, limit, start.value, None, None, None, None, n, outside=True, sure=True, text=text)
+
+
 def units(outcomes: Mapping[str, Outcomes], metrics: Sequence[str]) -> dict[str, int]:
     """How many units stand behind each of the metrics."""
     return {name: len(outcomes[name].values) for name in metrics}
@@ -151,15 +158,21 @@ def _sentence(
     name, rate = metric.replace("_", " "), metric in RATES
     shown = _number(value, rate)
     low, high = interval.low, interval.high
+    bound = _bound(metric, rule, limit)
     if change is None:
-        most = "at least" if rule == "min" else "at most"
-        between = f"{_number(low, rate)} to {_number(high, rate)}"
-        return f"{name} is {shown} ({between}); the bound is {most} {_number(limit, rate)}"
+        return f"{name} is {shown} ({_number(low, rate)} to {_number(high, rate)}); the bound is {bound}"
     unit = "points" if rate else "%"
     return (
         f"{name} went from {_number(start, rate)} to {shown}: {100 * change:+.1f} {unit} ({100 * low:+.1f} to "
-        f"{100 * high:+.1f}); the bound is {'-' if rule == 'max_drop' else '+'}{100 * limit:g} {unit}"
+        f"{100 * high:+.1f}); the bound is {bound}"
     )
+
+
+def _bound(metric: str, rule: Rule, limit: float) -> str:
+    rate = metric in RATES
+    if rule in ("min", "max"):
+        return f"{'at least' if rule == 'min' else 'at most'} {_number(limit, rate)}"
+    return f"{'-' if rule == 'max_drop' else '+'}{100 * limit:g} {'points' if rate else '%'}"
 
 
 def _number(value: float, rate: bool) -> str:

@@ -30,6 +30,7 @@ def light_suite(
     parts: Sequence[str],
     *,
     prompts: str | Path = "starter/evaluation",
+    prose: str | Path = "starter/prose",
     sample: int | None = None,
     questions: int | None = None,
     characters: int | None = None,
@@ -42,6 +43,7 @@ def light_suite(
         parts: behaviours, `multiple_choice`, `nats_per_token`, or a group of them (`GROUPS`); of a group's behaviours
             those of which the prompts hold rows.
         prompts: evaluation rows: a JSON Lines file, or `starter/evaluation`.
+        prose: held-out texts, for `nats_per_token`: a JSON Lines file, a directory of them, or `starter/prose`.
         sample: evaluation rows, shared evenly among the behaviours that are asked for; all of theirs if none.
         questions: multiple-choice questions; all if none.
         characters: of each held-out text, its beginning up to the last white space within them; all if none.
@@ -57,7 +59,7 @@ def light_suite(
     whole = load_suite(
         prompts,
         choices="starter/mcq" if MULTIPLE_CHOICE in names else None,
-        prose="starter/prose" if NATS_PER_TOKEN in names else None,
+        prose=prose if NATS_PER_TOKEN in names else None,
         seed=seed,
         max_new_tokens=max_new_tokens,
     )

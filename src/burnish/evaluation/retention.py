@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from burnish.data.examples import Message
-from burnish.errors import ModelError
+from burnish.errors import ModelError, NotFiniteError
 from burnish.evaluation.answers import Responder
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
 from burnish.evaluation.rows import Choice, Prose
@@ -148,7 +148,7 @@ def measure_retention(
     """Score the choices and the texts with one model.
 
     Raises:
-        ModelError: when the model gives a log-probability that is not finite.
+        NotFiniteError: when the model gives a log-probability that is not finite.
     """
     return Retention(_score_choices(responder, choices), _score_prose(responder, prose), seed)
 
@@ -198,9 +198,9 @@ def measure_kl(
 
 
 def demand_finite(values: Sequence[float], model: str, item: str) -> None:
-    """Raises ModelError where a log-probability is not finite: what comes of it would be no number."""
+    """Raises NotFiniteError where a log-probability is not finite: what comes of it would be no number."""
     if not all(math.isfinite(value) for value in values):
-        raise ModelError(
+        raise NotFiniteError(
             f"{model} gives a log-probability that is not finite",
             where=item,
             fix="its weights may hold NaN or infinite values: check the checkpoint, or evaluate in float32",

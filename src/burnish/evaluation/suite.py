@@ -216,7 +216,7 @@ def evaluate(
     """Ask one model the whole suite and judge its answers; what needs log-probs is left out for one that gives none.
 
     Raises:
-        ModelError: when the model gives log-probabilities that are not finite.
+        NotFiniteError: when the model gives log-probabilities that are not finite.
     """
     started = time.perf_counter()
     total = len(suite.rows)

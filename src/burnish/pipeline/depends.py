@@ -73,6 +73,7 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         depends["template"] = digest(file.read_text(encoding="utf-8") if file.is_file() else template)
         if watched is not None:
             depends["monitor.prompts"] = data_fingerprint(watched.prompts)
+            depends["monitor.prose"] = data_fingerprint(watched.prose)
         for name in NAMES_FUNCTIONS:
             if (named := getattr(stage.config, name, None)) is not None:
                 depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)

@@ -13,9 +13,9 @@ def training_of(model: str) -> dict[str, Any] | None:
     """The curves of a model's run, where the model is the directory of a run (or the `model` in it) that was monitored.
 
     Returns:
-        `stage`, `metrics` (names), `looks` (the step and a value of each metric), `kept_step` (which the model is of),
-        `share` (of the time that looking took) and `guard` (what it decided, in a sentence, or none). None for a model
-        that is no run, or was not monitored; a damaged record is none too, for it only explains.
+        `stage`, `metrics` (names), `looks` (the step, and each metric that was a number), `kept_step` (which the
+        model is of), `share` (of the time that looking took) and `guard` (what it decided, in a sentence, or none).
+        None for a model that is no run, or was not monitored; a damaged record is none too, for it only explains.
     """
     directory = Path(model).expanduser()
     run = next((place for place in (directory, directory.parent) if (place / "run.json").is_file()), None)
@@ -42,7 +42,7 @@ def training_of(model: str) -> dict[str, Any] | None:
 
 def _monitored(line: dict[str, Any]) -> dict[str, float]:
     names = {name.partition("/")[2]: value for name, value in line.items() if name.startswith("monitor/")}
-    return {name: value for name, value in names.items() if name not in _COST}
+    return {name: value for name, value in names.items() if name not in _COST and value is not None}
 
 
 def _guard_text(metrics: dict[str, Any]) -> str | None:

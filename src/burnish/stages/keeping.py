@@ -5,6 +5,7 @@ OUT/best/weights.safetensors    the best weights so far
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,11 @@ class Keeper:
     def consider(self, done: int, value: float | None, look: Look | None) -> None:
         """Keep the weights after `done` steps if they are the best so far.
 
-        Without validation (`value` is none) the latest weights inside the bounds are the best.
+        Without validation (`value` is none) the latest weights inside the bounds are the best. A value that is not
+        finite is never best, whatever it is compared with.
         """
+        if value is not None and not math.isfinite(value):
+            return
         counts = value is not None
         if self.only_inside:
             counts = look is not None and look.inside

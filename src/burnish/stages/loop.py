@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
-from burnish.errors import Interrupted, TrainingError
+from burnish.errors import Interrupted, NotFiniteError, TrainingError
 from burnish.stages.checkpoint import load_last, save_checkpoint
 from burnish.stages.config import TrainConfig
 from burnish.stages.keeping import Best, Keeper
@@ -30,7 +30,7 @@ from burnish.stages.monitor import Look, Monitor, look_as_dict, look_of
 from burnish.stages.optim import learning_rate, make_optimiser
 from burnish.stages.progress import VALIDATING, Progress
 from burnish.stages.run import Run
-from burnish.stages.step import Step, not_finite
+from burnish.stages.step import NotFinite, Step, not_finite, not_finite_validation
 from burnish.stages.trackers import open_trackers
 
 EVALUATION = "evaluation"
@@ -138,7 +138,10 @@ class TrainingLoop:
             if self.carried is not None:
                 self.carried.load(self.state.pop("carried"), checkpoint.tensors)
         self.done = self.resumed_from
-        self.run.start_metrics(-1 if self.fresh else self.resumed_from, looks_again=self.state["owed"] is not None)
+        looks_again = self.state["owed"] is not None
+        if self.monitor is not None:  # or this step was looked at because the next one failed
+            looks_again = looks_again or self.monitor.last < self.resumed_from
+        self.run.start_metrics(-1 if self.fresh else self.resumed_from, looks_again=looks_again)
         self._old_handlers = {s: signal.signal(s, self._on_signal) for s in _signals()}
         self.progress.start(self.n_steps, self.resumed_from)
         return self
@@ -162,7 +165,7 @@ class TrainingLoop:
             self.state["owed"] = None
             self._evaluate(self.resumed_from)
         elif self.state["owed"] is not None:
-            self._judge(self.resumed_from, self.state["owed"]["value"], looks=True)
+            self._judge(self.resumed_from, looks=True, **self.state["owed"])
         if self.state["owed"] is not None:
             raise self._stopped(f"while step {self.resumed_from} was looked at")
         for index in range(self.resumed_from, self.n_steps):
@@ -174,9 +177,12 @@ class TrainingLoop:
                 group["lr"] = rate * group["relative_rate"]
             self.optimiser.zero_grad(set_to_none=True)
             self.under_way = index
-            step = Step(index, self.order.batch(index))
+            step = Step(index, self.order.batch(index), holds=self._may_end(index))
             yield step
-            norms = {} if step.skipped else self._clip(step)
+            norms = {} if step.skipped or step.failed is not None else self._clip(step)
+            if step.failed is not None:
+                self._look_back(index, step.failed)
+                return
             self.under_way = None
             if not step.skipped:
                 self.optimiser.step()
@@ -188,9 +194,26 @@ class TrainingLoop:
         for name, parameters in self._clipped.items():
             norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
             if not math.isfinite(norm):
-                raise not_finite(f"the gradient norm is {norm}", step.index, step.origins)
+                step.fail(not_finite(f"the gradient norm is {norm}", step.index, step.origins))
             norms[name] = norm
         return norms
+
+    def _look_back(self, done: int, error: NotFinite) -> None:
+        """The step after `done` met NaN or infinity. If the weights are to blame, the guard sees it and ends the run.
+
+        Raises:
+            NotFinite: the error, where the weights are not.
+        """
+        if self.monitor is not None and self.monitor.last < done:
+            self.progress.console.print(f"{error.what.partition(';')[0]}: looking at the weights", highlight=False)
+            try:
+                self.state["look"] = look_as_dict(self._look(done, self.monitor, None))
+            except _CutOff:
+                raise self._stopped(f"before step {done + 1} of {self.n_steps}") from None
+        if self.keeper.ended is None:
+            raise error
+        self.under_way = None
+        self._checkpoint(done)
 
     def _log_step(self, step: Step, rate: float, norms: Mapping[str, float], seconds: float) -> None:
         done = step.index + 1
@@ -249,45 +272,66 @@ class TrainingLoop:
         looks = end
         if self.monitor is not None and not end and self.looks_after(done):
             looks = self.monitor.due(done, self.n_steps, self.state["seconds"], validates=validates)
-        value = self._validate(done) if validates else None
-        if self.monitor is not None and looks and not validates and self.keeper.only_inside:
-            started = time.perf_counter()
-            value = self._validate(done)  # or the weights here could not be compared with others
-            self.monitor.seconds += time.perf_counter() - started
+        value, not_finite = None, None
+        try:
+            value = self._validate(done) if validates else None
+            if self.monitor is not None and looks and not validates and self.keeper.only_inside:
+                started = time.perf_counter()
+                value = self._validate(done)  # or the weights here could not be compared with others
+                self.monitor.seconds += time.perf_counter() - started
+        except NotFinite as error:
+            if not self._may_end(done):
+                raise
+            looks, not_finite = True, error.found
         if validates or looks:
-            self._judge(done, value, looks=looks)
+            self._judge(done, value, not_finite, looks=looks)
 
-    def _judge(self, done: int, value: float | None, *, looks: bool) -> None:
+    def _may_end(self, done: int) -> bool:
+        """Whether weights that give no numbers end the run by the guard: not those of the start, from which changes
+        count, and only with something to go back to where it is to go back."""
+        guard = None if self.monitor is None else self.monitor.guard
+        if guard is None or not guard.acts or not done:
+            return False
+        return guard.action == "stop" or self.keeper.step is not None
+
+    def _judge(self, done: int, value: float | None, not_finite: str | None = None, *, looks: bool) -> None:
         """Let the monitor look, then keep the weights if they are the best."""
         self.state["owed"], look = None, None
         if looks and self.monitor is not None:
             try:
-                look = self._look(done, self.monitor)
+                look = self._look(done, self.monitor, not_finite)
             except _CutOff:
-                self.state["owed"] = {"value": value}
+                self.state["owed"] = {"value": value, "not_finite": not_finite}
                 return
             self.state["look"] = look_as_dict(look)
         self.keeper.consider(done, value, look)
 
-    def _look(self, done: int, monitor: Monitor) -> Look:
+    def _look(self, done: int, monitor: Monitor, not_finite: str | None) -> Look:
         def between(what: str, n_done: int, total: int) -> None:
             self.progress.message(f"monitor: {what} {n_done}/{total}")
             if self.stop_signal is not None:
                 raise _CutOff
 
-        look = monitor.look(done, self.state["seconds"], between)
+        ends = self._may_end(done)
+        look = monitor.look(done, self.state["seconds"], between, ends=ends, not_finite=not_finite)
         self.record({"step": done, **look.metrics})
         self.progress.look(done, look.metrics)
-        if look.passed and monitor.guard is not None and monitor.guard.acts:
-            why = "; ".join(reading.text for reading in look.passed)
-            self.end("guard", why, rollback=monitor.guard.action == "rollback")
+        if (look.passed or look.not_finite) and monitor.guard is not None and monitor.guard.acts:
+            self.end("guard", look.why, rollback=monitor.guard.action == "rollback")
         return look
 
     def _validate(self, done: int) -> float | None:
-        """The validation; its value of what decides which weights are best, or none without validation data."""
+        """The validation; its value of what decides which weights are best, or none without validation data.
+
+        Raises:
+            NotFinite: that value, or what it is made of, is not finite.
+        """
         self.progress.message(VALIDATING)
         try:
             metrics = dict(self.evaluate())
+        except NotFiniteError as error:
+            found = f"in the validation {error.what}"
+            raise not_finite_validation(found, done, str(self.run.checkpoints)) from error
         except TrainingError:  # a reward function's, say: what the weights have learned is not to be learned again
             if done:
                 self.state["owed"] = EVALUATION
@@ -300,19 +344,16 @@ class TrainingLoop:
         name = self.keeper.best.metric
         value = metrics[name]
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the validation {name} is {value} after step {done}; training stopped, the last checkpoint is kept",
-                where=str(self.run.checkpoints),
-                fix="look at the held-out examples (burnish check), lower the learning rate, or use --dtype float32",
-            )
+            raise not_finite_validation(f"the validation {name} is {value}", done, str(self.run.checkpoints))
         self.state["metrics"] = metrics
         return value
 
     def record(self, values: dict[str, Any]) -> None:
         """Add a line to the metrics; `step` among them says how many steps were done."""
         self.run.log(values)
+        numbers = {name: value for name, value in values.items() if value is not None}
         for tracker in self.trackers:
-            tracker.log(values)
+            tracker.log(numbers)
 
     def _checkpoint(self, done: int) -> Path:
         own: dict[str, Any] = {"keeper": self.keeper.state()}

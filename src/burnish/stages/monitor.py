@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from burnish.errors import ConfigError, ModelError, TrainingError
-from burnish.evaluation.bounds import TOKENS, Outcomes, Reading, outcomes_of, read_bound
+from burnish.errors import ConfigError, ModelError, NotFiniteError, TrainingError
+from burnish.evaluation.bounds import TOKENS, Outcomes, Reading, not_a_number, outcomes_of, read_bound
 from burnish.evaluation.intervals import MIN_PAIRS
 from burnish.evaluation.light import light_suite
 from burnish.evaluation.suite import Card, Suite, evaluate
@@ -43,20 +43,27 @@ class Look:
 
     Attributes:
         step: after so many steps.
-        metrics: under `monitor/` and `guard/`, as metrics.jsonl has them.
+        metrics: under `monitor/` and `guard/`, as metrics.jsonl has them; none where one is not a number.
         readings: the bounds held against it; empty without a guard.
         passed: the bounds for which the guard acts.
+        not_finite: what was not finite, where the weights give no numbers, in this look or in the validation before it.
     """
 
     step: int
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     readings: tuple[Reading, ...] = ()
     passed: tuple[Reading, ...] = ()
+    not_finite: str | None = None
 
     @property
     def inside(self) -> bool:
         """Whether every number lies inside its bounds, whatever its interval: only such weights are kept."""
-        return not any(reading.outside for reading in self.readings)
+        return self.not_finite is None and not any(reading.outside for reading in self.readings)
+
+    @property
+    def why(self) -> str:
+        """Why the guard acts, with the numbers."""
+        return "; ".join(filter(None, [self.not_finite, *(reading.text for reading in self.passed)]))
 
 
 def read_suite(config: TrainConfig) -> Suite | None:
@@ -72,6 +79,7 @@ def read_suite(config: TrainConfig) -> Suite | None:
     suite = light_suite(
         settings.parts,
         prompts=settings.prompts,
+        prose=settings.prose,
         sample=settings.sample,
         questions=settings.questions,
         characters=settings.characters,
@@ -169,53 +177,75 @@ class Monitor:
         """Looks / (looks + steps), of the time so far."""
         return self.seconds / max(1e-9, self.seconds + trained)
 
-    def look(self, done: int, trained: float, between: Callable[[str, int, int], None]) -> Look:
+    def look(
+        self,
+        done: int,
+        trained: float,
+        between: Callable[[str, int, int], None],
+        *,
+        ends: bool = False,
+        not_finite: str | None = None,
+    ) -> Look:
         """Measure the policy after `done` steps and hold the bounds against it.
 
         Args:
             done: steps done; 0 is the start, from which changes count.
             trained: seconds that the steps have taken.
             between: told of the progress; what it raises ends the look without a trace.
+            ends: whether weights that give no numbers are beyond every bound, which ends the run; else they are an
+                error.
+            not_finite: what the validation of these weights has found not to be finite.
 
         Raises:
-            TrainingError: the model gives log-probabilities that are not finite.
+            TrainingError: the model gives log-probabilities that are not finite, and that is not what `ends` the run.
         """
-        started = time.perf_counter()
+        started, card = time.perf_counter(), None
         try:
-            with random_state_kept():
-                responder: Any = ModelResponder(self.speaker)
-                card = evaluate(responder, self.suite, progress=between)
+            card = self._ask(between)
         except ModelError as error:
-            raise TrainingError(
-                f"the monitor after step {done}: {error.what}; training stopped, the last checkpoint is kept",
-                where=str(self.run.checkpoints),
-                fix="lower the learning rate, or use --dtype float32",
-            ) from error
-        found = outcomes_of(card)
-        if done == 0:
+            if not (ends and isinstance(error, NotFiniteError)):
+                raise TrainingError(
+                    f"the monitor after step {done}: {error.what}; training stopped, the last checkpoint is kept",
+                    where=str(self.run.checkpoints),
+                    fix="lower the learning rate, or use --dtype float32",
+                ) from error
+            not_finite = "; ".join(filter(None, [not_finite, f"{error.what} ({error.where})"]))
+        found = None if card is None else outcomes_of(card)
+        if done == 0 and found is not None:
             self._start = found
         readings = self._read(found)
         passed = tuple(reading for reading in readings if self._acts_on(reading, done))
         self.seconds += time.perf_counter() - started
         self.looks, self.last = self.looks + 1, done
-        metrics = {f"monitor/{name}": outcomes.value for name, outcomes in found.items()}
+        values = {name: None if found is None else found[name].value for name in found or self._start}
+        metrics = {f"monitor/{name}": value for name, value in values.items()}
         metrics |= {"monitor/seconds": self.seconds, "monitor/share": self.share(trained)}
         if readings:
             metrics["guard/outside"] = float(sum(reading.outside for reading in readings))
             metrics["guard/passed"] = float(len(passed))
-        self._write(done, card, found)
-        self._note(done, readings, passed)
-        return Look(done, metrics, readings, passed)
+        look = Look(done, metrics, readings, passed, not_finite)
+        self._write(look, values, card)
+        self._note(look)
+        return look
 
-    def _read(self, found: Mapping[str, Outcomes]) -> tuple[Reading, ...]:
+    def _ask(self, between: Callable[[str, int, int], None]) -> Card:
+        with random_state_kept():
+            responder: Any = ModelResponder(self.speaker)
+            return evaluate(responder, self.suite, progress=between)
+
+    def _read(self, found: Mapping[str, Outcomes] | None) -> tuple[Reading, ...]:
         bounds = {} if self.guard is None else self.guard.bounds
         return tuple(
-            read_bound(metric, rule, limit, self._start[metric], found[metric], seed=self.settings.seed)
+            not_a_number(metric, rule, limit, self._start[metric])
+            if found is None
+            else read_bound(metric, rule, limit, self._start[metric], found[metric], seed=self.settings.seed)
             for metric, rules in bounds.items()
             for rule, limit in rules.items()
         )
 
     def _acts_on(self, reading: Reading, done: int) -> bool:
+        if reading.value is None:
+            return True
         name = f"{reading.metric}.{reading.rule}"
         if not reading.outside:
             self._reached.add(name)
@@ -225,34 +255,38 @@ class Monitor:
             return False
         return reading.sure if self.guard is not None and self.guard.sure else reading.outside
 
-    def _write(self, done: int, card: Card, found: Mapping[str, Outcomes]) -> None:
+    def _write(self, look: Look, values: Mapping[str, float | None], card: Card | None) -> None:
         """OUT/monitor/step-N.json."""
         answers = [
             {"id": r.row.id, "behaviour": r.row.behaviour, "answer": r.text, "passed": r.passed, "why": r.why}
             | {"tokens": r.n_tokens, "finished": r.finished}
-            for r in card.records
+            for r in ([] if card is None else card.records)
         ]
-        retention = {} if card.retention is None else asdict(card.retention)
-        values = {name: outcomes.value for name, outcomes in found.items()}
+        retention = {} if card is None or card.retention is None else asdict(card.retention)
+        broken = {} if look.not_finite is None else {"not_finite": look.not_finite}
         write_json(
-            self.run.out / MONITOR / f"step-{done:06d}.json",
-            {"step": done, "metrics": values, "answers": answers, "retention": retention},
+            self.run.out / MONITOR / f"step-{look.step:06d}.json",
+            {"step": look.step, "metrics": values, **broken, "answers": answers, "retention": retention},
         )
 
-    def _note(self, done: int, readings: tuple[Reading, ...], passed: tuple[Reading, ...]) -> None:
+    def _note(self, look: Look) -> None:
         """Put what lies outside into run.json, and say each passed bound once."""
         if self.guard is None:
             return
-        for reading in passed:
+        if look.not_finite is not None:
+            self.console.print(f"guard, step {look.step}: {look.not_finite}", style="red", highlight=False)
+        for reading in look.passed:
             name = f"{reading.metric}.{reading.rule}"
             if name not in self._said:
                 self._said.add(name)
-                self.console.print(f"guard, step {done}: {reading.text}", style="red", highlight=False)
+                self.console.print(f"guard, step {look.step}: {reading.text}", style="red", highlight=False)
         before = self.run.record.get(GUARD, {}).get("looks", [])
-        looks = [entry for entry in before if entry["step"] < done]
-        if any(reading.outside for reading in readings):
-            acts = [f"{reading.metric}.{reading.rule}" for reading in passed]
-            looks.append({"step": done, "passed": acts, "readings": [asdict(reading) for reading in readings]})
+        looks = [entry for entry in before if entry["step"] < look.step]
+        if not look.inside:
+            acts = [f"{reading.metric}.{reading.rule}" for reading in look.passed]
+            broken = {} if look.not_finite is None else {"not_finite": look.not_finite}
+            readings = [asdict(reading) for reading in look.readings]
+            looks.append({"step": look.step, "passed": acts, **broken, "readings": readings})
         self.run.note(**{GUARD: {"settings": self.guard.model_dump(exclude_none=True), "looks": looks}})
 
     def conclude(self, kept: Look | None, trained: float) -> dict[str, Any]:
@@ -308,4 +342,4 @@ def look_of(plain: Mapping[str, Any] | None) -> Look | None:
     if plain is None:
         return None
     readings, passed = ([Reading(**reading) for reading in plain[name]] for name in ("readings", "passed"))
-    return Look(plain["step"], dict(plain["metrics"]), tuple(readings), tuple(passed))
+    return Look(plain["step"], dict(plain["metrics"]), tuple(readings), tuple(passed), plain.get("not_finite"))

@@ -31,6 +31,9 @@ class MonitorConfig(Config):
     have rows), or some of them by name."""
     prompts: str = "starter/evaluation"
     """The evaluation prompts: a JSON Lines file, or `starter/evaluation`."""
+    prose: str = "starter/prose"
+    """The held-out texts whose nats per token are measured: `starter/prose`, a JSON Lines file, or a directory of them,
+    as in a report."""
     sample: int = Field(12, ge=1)
     """Prompts, shared evenly among the behaviours: a fixed sample."""
     questions: int = Field(40, ge=1)

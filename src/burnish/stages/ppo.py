@@ -21,7 +21,6 @@ from torch import Tensor
 
 from burnish.data.batching import RolloutOrder
 from burnish.data.groups import GroupBatch, PromptGroup
-from burnish.errors import TrainingError
 from burnish.files import atomic_directory
 from burnish.losses.policy import clipped_policy_loss, clipped_value_loss
 from burnish.models.heads import score
@@ -53,7 +52,7 @@ from burnish.stages.ppo_watch import Watch, as_record
 from burnish.stages.progress import Progress
 from burnish.stages.run import Run, RunResult
 from burnish.stages.setup import Actors, encode_data, finish_with, model_dtype, read_data, stage_run, write_policy
-from burnish.stages.step import Step
+from burnish.stages.step import NotFinite, Step
 
 DRIFT = 0.1
 """Nats between the log-probs of sampler and training forward, on average, above which something is wrong."""
@@ -158,7 +157,11 @@ class Stage:
         number = self.order.rollout_of(step.index)
         if self.rollout is None or self.rollout.number != number:
             self.begun = time.perf_counter()
-            self.rollout = self._new_rollout(number)
+            try:
+                self.rollout = self._new_rollout(number)
+            except NotFinite as error:
+                step.fail(error)
+                return
             step.aside(time.perf_counter() - self.begun)
             self.loop.record({"step": step.index + 1, "rollout": number + 1, **self.rollout.metrics})
         self._keep_trunk(number, self.rollout.sampled)
@@ -305,7 +308,7 @@ class Stage:
         rollout.metrics["sampling_tokens_per_second"] = int(sampled.mask.sum()) / seconds
         rollout.metrics.update({"score": float(raw.mean()), "score_std": float(raw.std(unbiased=False))})
         if not math.isfinite(kl := rollout.metrics["kl"]):
-            raise TrainingError(
+            raise NotFinite(
                 f"the KL of rollout {number + 1} is {kl}: the policy's log-probs are not finite; training stopped, the "
                 "last checkpoint is kept",
                 where=str(self.run.checkpoints),

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from burnish.data.groups import PromptGroup
+from burnish.errors import NotFiniteError
 from burnish.evaluation.overoptimisation import (
     LEAST_PROMPTS,
     Finding,
@@ -120,7 +121,11 @@ class Watch:
         return "judge" if self.judge is not None or self.cast.judges else "objective"
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Answer the held-out prompts and measure; empty without prompts."""
+        """Answer the held-out prompts and measure; empty without prompts.
+
+        Raises:
+            NotFiniteError: the policy gives log-probabilities that are not finite.
+        """
         if not self.prompts:
             return {}
         cast, config = self.cast, self.config
@@ -129,6 +134,8 @@ class Watch:
             cast.policy, cast.start, self.prompts, config, cast.ground.stop_ids, scorers=scorers, trunk=self.trunk
         )
         sampled, kl = answered.sampled, answered.kl
+        if not bool(kl.isfinite().all()):
+            raise NotFiniteError("the policy gives a log-probability that is not finite")
         episodes = self.episodes(sampled)
         proxy = self.proxy(answered.scores[: len(cast.scorers)], episodes)
         held_out = self._judged(answered.scores[len(cast.scorers) :], episodes)

@@ -123,9 +123,12 @@ class Progress:
             self.message(self._info)
         self.console.print(f"[dim]{self.title} step {done}: validation  {text}[/]", highlight=False)
 
-    def look(self, done: int, metrics: Mapping[str, float]) -> None:
+    def look(self, done: int, metrics: Mapping[str, float | None]) -> None:
         """Show what the monitor found, and which share of the time it takes."""
-        rates = (f"{name.replace('_', ' ')} {value:.{_DIGITS.get(name, 2)}f}" for name, value in _monitored(metrics))
+        rates = (
+            f"{name.replace('_', ' ')} {'not a number' if value is None else f'{value:.{_DIGITS.get(name, 2)}f}'}"
+            for name, value in _monitored(metrics)
+        )
         cost = f"{metrics['monitor/share']:.1%} of the time"
         self.message(self._info)
         self.console.print(f"[dim]{self.title} step {done}: monitor  {'  '.join(rates)}  ({cost})[/]", highlight=False)
@@ -146,7 +149,7 @@ class Progress:
 _DIGITS = {"nats_per_token": 3, "tokens": 0}
 
 
-def _monitored(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+def _monitored(metrics: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
     """The monitor's metrics by their names, without what it cost."""
     names = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith("monitor/")}
     return [(name, value) for name, value in names.items() if name not in ("seconds", "share")]

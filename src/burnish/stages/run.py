@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -110,10 +111,11 @@ class Run:
         self._metrics = path.open("a", encoding="utf-8")
 
     def log(self, values: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl; NaN and infinity, which JSON lacks, as null."""
         if self._metrics is None:
             raise RuntimeError("start_metrics comes first")
-        self._metrics.write(json.dumps(values) + "\n")
+        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        self._metrics.write(json.dumps(finite) + "\n")
         self._metrics.flush()
 
     def note(self, **values: Any) -> None:

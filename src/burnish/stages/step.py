@@ -11,11 +11,32 @@ from torch import Tensor
 from burnish.errors import TrainingError
 
 
-class Step:
-    """One optimiser step while it is under way."""
+class NotFinite(TrainingError):
+    """NaN or infinity came up: an error, unless a guard ends the run because the weights give no numbers.
 
-    def __init__(self, index: int, examples: list[int]) -> None:
+    Args:
+        what: see `BurnishError`, and so `where` and `fix`.
+        found: what is not finite, without when.
+    """
+
+    def __init__(self, what: str, *, where: str, fix: str, found: str = "") -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.found = found
+
+
+class Step:
+    """One optimiser step while it is under way.
+
+    Args:
+        index: steps done before it.
+        examples: places in the training set of its examples.
+        holds: whether NaN or infinity is held back as `failed`, for the guard to look at the weights first.
+    """
+
+    def __init__(self, index: int, examples: list[int], *, holds: bool = False) -> None:
         self.index = index
+        self.holds = holds
+        self.failed: NotFinite | None = None
         self.examples = examples
         """Places in the training set of this step's examples."""
         self.loss = 0.0
@@ -38,15 +59,27 @@ class Step:
                 of the whole.
 
         Raises:
-            TrainingError: when the loss is NaN or infinite; the weights are still those of the step before.
+            NotFinite: when the loss is NaN or infinite; the weights are still those of the step before.
         """
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise not_finite(f"the loss is {value}", self.index, origins)
+            self.fail(not_finite(f"the loss is {value}", self.index, origins))
+        if self.failed is not None:
+            return
         torch.autograd.backward(loss)
         self.origins += origins
         self.loss += share * value
         self.tokens += tokens
+
+    def fail(self, error: NotFinite) -> None:
+        """Give the step up: the weights stay as they are.
+
+        Raises:
+            NotFinite: the error, unless the step `holds` it.
+        """
+        if not self.holds:
+            raise error
+        self.failed = self.failed or error
 
     def add(self, **values: float) -> None:
         """Sum values over the micro-batches of the step; each is logged at its end."""
@@ -62,11 +95,21 @@ class Step:
         self.seconds_aside += seconds
 
 
-def not_finite(what: str, step: int, origins: Sequence[str]) -> TrainingError:
+def not_finite(what: str, step: int, origins: Sequence[str]) -> NotFinite:
     """The error of a step that gave NaN or infinity, naming the first of its examples."""
     shown = ", ".join(origins[:4]) + (f" and {len(origins) - 4} more" if len(origins) > 4 else "")
-    return TrainingError(
+    return NotFinite(
         f"{what} in step {step + 1}; training stopped, the last good weights are kept",
         where=f"examples {shown}",
         fix="look at these examples (burnish check), lower the learning rate, or use --dtype float32",
+    )
+
+
+def not_finite_validation(found: str, done: int, checkpoints: str) -> NotFinite:
+    """The error of a validation that gave NaN or infinity after `done` steps."""
+    return NotFinite(
+        f"{found} after step {done}; training stopped, the last checkpoint is kept",
+        where=checkpoints,
+        fix="look at the held-out examples (burnish check), lower the learning rate, or use --dtype float32",
+        found=found,
     )
