@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.flops import ModelSize, ppo_flops
-from common.results import Record, commands, counted, ratio_title, section, table, versions, with_range
+from common.results import Record, commands, counted, ratio_title, section, setting_title, table, versions, with_range
 from common.rounds import loads, medians, ratios
 
 PROBED = 4
@@ -20,8 +20,11 @@ def render(record: Record) -> str:
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in record.get("rates", {}).items())
     rates = rates and f"; measured matrix products: {rates}"
     return section(
-        f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}"
-        + _layers(setting, ", LoRA in {} layers"),
+        setting_title(
+            f"PPO beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}"
+            + _layers(setting, ", LoRA in {} layers"),
+            record,
+        ),
         [
             f"Machine: {record['machine']}; {peer[0]['threads']} threads{rates}. {record['date']}.",
             f"{setting['prompts']} prompts an update, {lengths[0]} to {lengths[-1]} tokens ({sum(lengths)} together); "

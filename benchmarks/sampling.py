@@ -34,6 +34,7 @@ from common.results import (
     new_record,
     save,
     section,
+    setting_title,
     table,
     versions,
     with_range,
@@ -238,7 +239,10 @@ def render(record: Record) -> str:
     where = " and in float32, before the rounds" if proved_apart else ""
     apart = ", ".join(f"{SIDES[name]} {record['proof']['apart'][name]:.1g}" for name in names if name != "transformers")
     return section(
-        f"Sampling beside generate and vLLM: {setting['model']}, {setting['batch']} at a time, {peer[0]['dtype']}",
+        setting_title(
+            f"Sampling beside generate and vLLM: {setting['model']}, {setting['batch']} at a time, {peer[0]['dtype']}",
+            record,
+        ),
         [
             f"Machine: {record['machine']}; {peer[0]['threads']} threads; measured matrix products: {rates}. "
             f"{record['date']}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from common.flops import ModelSize, step_flops
-from common.results import Record, commands, counted, ratio_title, section, table, versions, with_range
+from common.results import Record, commands, counted, ratio_title, section, setting_title, table, versions, with_range
 from common.rounds import Result, loads, medians, ratios
 
 NAMES = {"sft": "SFT", "reward": "Reward model", "dpo": "DPO"}
@@ -33,7 +33,7 @@ def render(record: Record) -> str:
     low, high = loads(found)
     what = {"sft": "conversations", "reward": "pairs", "dpo": "pairs"}[stage]
     return section(
-        f"{NAMES[stage]} beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}",
+        setting_title(f"{NAMES[stage]} beside TRL: {setting['model']}, {setting['data']}, {peer[0]['dtype']}", record),
         [
             f"Machine: {record['machine']}; {peer[0]['threads']} threads; measured matrix products: {rates}. "
             f"{record['date']}.",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,15 +26,20 @@ Record = dict[str, Any]
 
 
 def new_record(stage: str, **values: Any) -> Record:
-    """A record of today on this machine; `notes` is for what a reader of the numbers must be told besides."""
+    """A record of today on this machine; `notes` is for what a reader of the numbers must be told besides.
+
+    `preload` are the libraries that this process, and every side that it starts, was given by LD_PRELOAD: such as an
+    allocator, which decides how much memory a process takes.
+    """
     date = datetime.date.today().isoformat()
-    return {"stage": stage, "date": date, "machine": describe(), "notes": "", **values}
+    preload = " ".join(Path(name).name for name in re.split("[ :]+", os.environ.get("LD_PRELOAD", "")) if name)
+    return {"stage": stage, "date": date, "machine": describe(), "notes": "", "preload": preload, **values}
 
 
 def save(name: str, record: Record, directory: Path) -> Path:
-    """Write a record as `DIRECTORY/NAME.json`, in the place of an older one."""
+    """Write a record as `DIRECTORY/NAME.json`, in the place of an older one measured with the same libraries."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{slug(name)}.json"
+    path = directory / f"{slug(' '.join([name, record.get('preload', '')]))}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
@@ -96,7 +103,13 @@ def counted(n: int, thing: str) -> str:
 
 def commands(record: Record) -> str:
     """The record's commands as an indented block."""
-    return "\n".join(f"    {command}" for command in record["commands"])
+    preload = f"LD_PRELOAD={shlex.quote(record['preload'])} " if record.get("preload") else ""
+    return "\n".join(f"    {preload}{command}" for command in record["commands"])
+
+
+def setting_title(title: str, record: Record) -> str:
+    """A section's title, with the libraries that all sides were given besides."""
+    return f"{title}, with {record['preload']}" if record.get("preload") else title
 
 
 def versions(results: Sequence[Record]) -> str:

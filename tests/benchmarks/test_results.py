@@ -44,6 +44,22 @@ def test_a_record_comes_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
         results.load_all(tmp_path)
 
 
+def test_what_was_preloaded_has_a_record_and_a_title_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    plain = results.save("SFT, m", measured("sft"), tmp_path)
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/somewhere/libtcmalloc_minimal.so.4")
+    record = measured("sft")
+    other = results.save("SFT, m", record, tmp_path)
+    assert [plain.name, other.name] == ["sft-m.json", "sft-m-libtcmalloc-minimal.so.4.json"]
+    monkeypatch.delenv("LD_PRELOAD")  # a section says what its record was measured with, not what renders it
+    text = train_section.render(record)
+    assert text.startswith("## SFT beside TRL: m, d, float32, with libtcmalloc_minimal.so.4\n")
+    assert "\n    LD_PRELOAD=libtcmalloc_minimal.so.4 c\n" in text
+    assert "LD_PRELOAD" not in train_section.render(measured("sft"))
+
+
 def test_names_of_data_hold_no_paths() -> None:
     assert results.data_label("/somewhere/else/pairs.jsonl.gz") == "pairs.jsonl.gz"
     assert results.data_label("starter/preferences") == "starter/preferences"
