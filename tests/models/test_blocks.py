@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from burnish.data.groups import collate
 from burnish.models import attention, blocks
 from burnish.models.attention import GroupPlan
 from burnish.models.blocks import block_attention, blocks_of
-from tests.models.families import FAMILIES
+from burnish.models.roles import Backbone, response_logprobs
+from tests.models.families import FAMILIES, tiny
 from tests.models.test_core import assert_equals_separate_forwards, groups
 
 
@@ -112,6 +114,65 @@ def test_blocks_equal_the_mask(window: int | None) -> None:
         strict=True,
     ):
         assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+def test_bfloat16_adds_up_a_prompts_gradients_without_losing_the_later_ones() -> None:
+    """Of 32 responses behind one prompt: no less exact than one product in float32 of the same rounded numbers."""
+    draw = torch.Generator().manual_seed(0)
+    segments = torch.tensor([row(100, *[10] * 32)])
+    cut = blocks_of(segments, None)
+    assert cut is not None
+    wide = [torch.randn(1, h, segments.shape[1], 8, generator=draw).bfloat16() for h in (2, 2, 2)]
+    upstream = torch.randn(1, segments.shape[1], 2, 8, generator=draw).bfloat16()
+    found = {}
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = [x.to(dtype, copy=True).requires_grad_() for x in wide]
+        found[dtype] = torch.autograd.grad(block_attention(*inputs, cut, None), inputs, upstream.to(dtype))
+    for got, want in zip(found[torch.bfloat16], found[torch.float64], strict=True):
+        assert (got.double() - want).norm() <= 0.006 * want.norm()
+
+
+@pytest.mark.usefixtures("always")
+def test_queries_keys_and_values_that_lie_the_other_way() -> None:
+    cut = blocks_of(torch.tensor([row(7, 3, 4)]), None)
+    assert cut is not None
+    inputs = [torch.randn(1, 2, 14, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    turned = [x.transpose(2, 3).contiguous().transpose(2, 3) for x in inputs]
+    want, got = (block_attention(*each, cut, None) for each in (inputs, turned))
+    assert torch.equal(got, want)
+    assert all(map(torch.equal, *(torch.autograd.grad(out.square().sum(), inputs) for out in (got, want))))
+
+
+def long_logprobs(family: str, monkeypatch: pytest.MonkeyPatch, *, in_blocks: bool, **settings: Any) -> torch.Tensor:
+    """Of a backbone whose probe is too short for blocks, as probes are."""
+    backbone = Backbone(tiny(family), **settings)
+    if in_blocks:
+        monkeypatch.setattr(blocks, "LEAST_TOKENS", 0)
+        monkeypatch.setattr(blocks, "LEAST_SAVING", 0.0)
+    found = response_logprobs(backbone.role(), collate(groups())).summed()
+    found.sum().backward()
+    monkeypatch.undo()
+    return found.detach()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3"])
+def test_full_fine_tuning_in_mixed_precision(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in float32, products in bfloat16: autocast hands on queries of one and values of the other."""
+    mixed = {"compute_dtype": torch.bfloat16}
+    exact = long_logprobs(family, monkeypatch, in_blocks=False)
+    got = long_logprobs(family, monkeypatch, in_blocks=True, **mixed)
+    want = long_logprobs(family, monkeypatch, in_blocks=False, **mixed)
+    assert (got - exact).norm() <= 2 * (want - exact).norm()
+
+
+def test_values_of_another_width_than_keys_go_through_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "block_attention", None)
+    plan = GroupPlan(torch.tensor([row(500, 3, 4)]), torch.tensor([[*range(503), *range(500, 504)]]))
+    assert plan.blocks(None) is not None
+    query, key, value = (torch.randn(1, 2, 507, width) for width in (8, 8, 4))
+    out, _ = attention.group_attention(torch.nn.Module(), query, key, value, None, attention_plan=plan)
+    assert out.shape == (1, 507, 2, 4)
 
 
 @pytest.mark.usefixtures("always")

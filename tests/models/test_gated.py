@@ -72,12 +72,42 @@ def test_an_mlp_that_computes_something_else_is_left_alone() -> None:
         def forward(self, x: torch.Tensor) -> Any:
             return self.down_proj(self.gate_proj(x) * self.act_fn(self.up_proj(x)))
 
+    class Clamped(MLP):
+        def forward(self, x: torch.Tensor) -> Any:
+            gate, up = self.gate_proj(x).clamp(max=50.0), self.up_proj(x).clamp(-50.0, 50.0)
+            return self.down_proj(self.act_fn(gate) * up)
+
+    class OfLayer(MLP):
+        def forward(self, x: torch.Tensor, layer: int | None = None) -> Any:
+            return super().forward(x)
+
+    class Failing(MLP):
+        def forward(self, x: torch.Tensor) -> Any:
+            raise KeyError(None)
+
+    class Zero(MLP):  # its output tells nothing of what happens inside
+        def __init__(self) -> None:
+            super().__init__()
+            nn.init.zeros_(self.down_proj.weight)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.down_proj(self.gate_proj(x))
+
     unknown, none = MLP(), MLP()
     unknown.act_fn = nn.Tanh()  # type: ignore[assignment]
     del none.act_fn
     assert fuse_gates(nn.Sequential(MLP())) == 1
-    for odd in (Doubled(), Pair(), Turned(), unknown, none):
+    for odd in (Doubled(), Pair(), Turned(), Clamped(), OfLayer(), Failing(), Zero(), unknown, none):
         assert fuse_gates(nn.Sequential(odd)) == 0
+
+
+def test_an_activation_that_clamps_is_left_alone() -> None:
+    assert fuse_gates(tiny("llama", hidden_act="gelu_10")) == 0, "at most 10, which small numbers do not show"
+
+
+def test_of_different_dtypes_the_product_is_the_models_own() -> None:
+    gate, up = torch.randn(4, dtype=torch.bfloat16, requires_grad=True), torch.randn(4, requires_grad=True)
+    assert torch.equal(gated_product(gate, up, gated._ACTIVATIONS[0]), torch.nn.functional.silu(gate) * up)
 
 
 def test_half_precision_has_the_bits_of_the_model() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from burnish.data.groups import collate
 from burnish.models import gated, norms
 from burnish.models.lora import LoRAConfig, adapter_parameters, inject
-from burnish.models.remade import can_be_remade, to_keep
+from burnish.models.remade import set_recipe, to_save
 from burnish.models.roles import Backbone, response_logprobs
 from tests.models.families import tiny
 from tests.models.test_core import groups
@@ -56,7 +56,7 @@ def test_what_is_made_again_is_not_kept_and_the_gradients_have_the_same_bits(mon
     assert widths[40] == 2 * 2
     assert widths[24] == 2 * 2 + 1 + 2
     for module in (gated, norms):
-        monkeypatch.setattr(module, "can_be_remade", lambda x, *recipe: x)
+        monkeypatch.setattr(module, "set_recipe", lambda *recipe: None)
     kept, expected = kept_of(Backbone(llama()), "a")
     assert kept[40] == widths[40] + 2
     assert kept[24] == widths[24] + 2 * 2 - 1
@@ -73,38 +73,53 @@ def test_checkpointed_layers_keep_their_input_only() -> None:
         assert torch.equal(gradients[name], gradient), name
 
 
-def test_an_input_that_was_written_to_is_kept_as_it_is() -> None:
+def doubled(source: Tensor) -> Tensor:
+    x = source * 2
+    set_recipe(x, lambda s: s * 2, source)
+    return x
+
+
+def test_after_a_write_the_input_is_kept_as_it_is() -> None:
     source = torch.randn(3)
-    x = can_be_remade(source * 2, lambda s: s * 2, source)
-    assert to_keep(x)[1][0] is source
+    assert to_save(doubled(source))[1][0] is source
+    x = doubled(source)
     x.add_(1)
-    remaker, kept = to_keep(x)
-    assert kept[0] is x
-    assert remaker.remade(kept) is x
+    assert to_save(x) == (None, (x,))
+    x = doubled(source)
+    source.add_(1)
+    assert to_save(x) == (None, (x,))
 
 
-def test_an_input_of_several_nodes_is_made_once_and_then_let_go() -> None:
+def test_an_input_of_several_nodes_is_made_once_in_each_backward_and_then_let_go() -> None:
     source, made = torch.randn(3), []
 
     def double(s: Tensor) -> Tensor:
         made.append(weakref.ref(out := s * 2))
         return out
 
-    x = can_be_remade(source * 2, double, source)
-    keeps = [to_keep(x) for _ in range(3)]
+    x = source * 2
+    set_recipe(x, double, source)
+    keeps = [to_save(x) for _ in range(3)]
     del x
-    for remaker, kept in keeps:
-        assert torch.equal(remaker.remade(kept), source * 2)
-    gc.collect()
-    assert [one() for one in made] == [None], "made once, held by nobody"
+    for times in (1, 2):
+        for remaker, kept in keeps:
+            assert remaker is not None
+            assert torch.equal(remaker.remade(kept), source * 2)
+        gc.collect()
+        assert [one() for one in made] == [None] * times, "made once, held by nobody"
 
 
-def test_an_adapter_on_the_last_product_alone_keeps_the_product() -> None:
-    """Gate and up are not kept where nothing below trains: making the product again would keep twice as much."""
+@pytest.mark.parametrize(("target", "kept"), [("gate_proj", 2), ("up_proj", 2), ("down_proj", 1)])
+def test_an_adapter_on_one_layer_keeps_no_more_than_it_needs(target: str, kept: int) -> None:
+    """In the lowest layer that trains. Behind gate or up: both, of which the product is made again. Behind neither: the
+    product itself."""
     model = tiny("llama", hidden_size=24, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2)
-    inject(model, "a", LoRAConfig(rank=2, targets=["down_proj"], layers="last-1"), seed=1)
-    stir(model, "a", 3)
-    assert kept_of(Backbone(model), "a")[0][40] == 1
+    inject(model, "a", LoRAConfig(rank=2, targets=[target], layers="last-1"), seed=1)
+    if target != "down_proj":
+        inject(model, "b", LoRAConfig(rank=2, targets=[target, "down_proj"], layers="last-1"), seed=2)
+    adapter = "a" if target == "down_proj" else "b"
+    stir(model, adapter, 3)
+    assert kept_of(Backbone(model), adapter)[0][40] == kept
 
 
 def test_a_second_backward_over_the_same_graph() -> None:

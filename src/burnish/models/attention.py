@@ -160,7 +160,8 @@ def group_attention(
     _demand_understood(attention_mask, attention_plan, kwargs)
     assert attention_plan is not None
     own_scores = softcap is not None or kwargs.get("s_aux") is not None
-    if not own_scores and not dropout and (rows := attention_plan.blocks(sliding_window)) is not None:
+    plain_scores = not own_scores and not dropout and query.shape[-1] == value.shape[-1]
+    if plain_scores and (rows := attention_plan.blocks(sliding_window)) is not None:
         return block_attention(query, key, value, rows, scaling), None
     mask = attention_plan.mask(sliding_window)
     heads, length = query.shape[1:3]

@@ -26,13 +26,16 @@ LEAST_SAVING = 1.3
 """How many times more scores the mask must cost than the blocks."""
 
 
+# What scaled_dot_product_attention calls on a CPU. Called by themselves they give the softmax's sums, which one node
+# for all blocks needs in backward; what scaled_dot_product_attention would check is checked in `block_attention`. They
+# have no promise of staying as they are: burnish names torch's exact release.
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Queries of a row, and all the keys that any of them sees.
+    """Queries of a row, and all the keys that any of them sees. Its masks of numbers are made when they are asked for.
 
     Attributes:
         queries: their place in the row.
@@ -127,13 +130,17 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, rows: list[list[B
     Args:
         query: (B, H, T, head) queries, on the CPU.
         key: (B, H or fewer, T, head) keys.
-        value: like `key`.
+        value: of the key's shape.
         rows: of `blocks_of`, for each of the B rows.
         scale: of the scores, 1 / sqrt(head) if none.
 
     Returns:
-        (B, T, H, head), contiguous.
+        (B, T, H, head), contiguous; under autocast in its dtype.
     """
+    if torch.is_autocast_enabled("cpu"):  # which casts for scaled_dot_product_attention alone
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     out: Tensor = _BlockAttention.apply(query, key, value, rows, scale)
     return out
 
@@ -168,9 +175,12 @@ class _BlockAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, *sums = ctx.saved_tensors
-        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query, key, value))
+        grads = [torch.zeros_like(x) for x in (query, key, value)]
         left = iter(sums)
+        wide = torch.float64 if query.dtype == torch.float64 else torch.float32
         for i, blocks in enumerate(ctx.rows):
+            # A prompt's keys get a gradient of every response: in bfloat16 the sum would lose the later ones.
+            totals = [torch.zeros_like(x[i], dtype=wide) for x in (key, value)]
             for block in blocks:
                 q, k, v = query[i : i + 1, :, block.queries], _taken(key[i], block.keys), _taken(value[i], block.keys)
                 upstream, part = (x[i : i + 1, block.queries].transpose(1, 2) for x in (grad, out))
@@ -178,10 +188,11 @@ class _BlockAttention(torch.autograd.Function):
                 parts = _attend_backward(
                     upstream, q, k, v, part, next(left), 0.0, mask is None, attn_mask=mask, scale=ctx.scale
                 )
-                grad_query[i, :, block.queries] = parts[0][0]
-                _add(grad_key[i], block.keys, parts[1][0])
-                _add(grad_value[i], block.keys, parts[2][0])
-        return grad_query, grad_key, grad_value, None, None
+                grads[0][i, :, block.queries] = parts[0][0]
+                for total, one in zip(totals, parts[1:], strict=True):
+                    _add(total, block.keys, one[0])
+            grads[1][i], grads[2][i] = totals
+        return *grads, None, None
 
 
 def _taken(x: Tensor, places: tuple[slice, ...]) -> Tensor:

@@ -7,6 +7,7 @@ again in backward.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from burnish.models.remade import can_be_remade
+from burnish.models.remade import set_recipe
 
-_Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+_Known = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
 _Halves = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # The derivatives are autograd's own: they take the gradient and the activation's input.
-_ACTIVATIONS: tuple[_Activation, ...] = (
+_ACTIVATIONS: tuple[_Known, ...] = (
     (F.silu, torch.ops.aten.silu_backward),
     (partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward, approximate="tanh")),
     (F.gelu, torch.ops.aten.gelu_backward),
@@ -31,7 +32,7 @@ _ACTIVATIONS: tuple[_Activation, ...] = (
 
 class _GatedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: _Activation) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: _Known) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.activation = activation
         return _product(activation[0], gate, up)
@@ -50,21 +51,23 @@ def _product(act: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor) -> Tenso
     return act(gate).mul_(up)
 
 
-def gated_product(gate: Tensor, up: Tensor, activation: _Activation) -> Tensor:
+def gated_product(gate: Tensor, up: Tensor, activation: _Known) -> Tensor:
     """(..., F) act(gate) * up of two tensors (..., F), which the layer behind it need not keep."""
+    if gate.dtype != up.dtype:  # one of them through an adapter, under autocast
+        return activation[0](gate) * up
     if not torch.is_grad_enabled():
         return _product(activation[0], gate, up)
     product: Tensor = _GatedProduct.apply(gate, up, activation)
-    if gate.requires_grad and up.requires_grad:
-        can_be_remade(product, partial(_product, activation[0]), gate.detach(), up.detach())
+    if product.requires_grad:
+        set_recipe(product, partial(_product, activation[0]), gate.detach(), up.detach())
     return product
 
 
 def fuse_gates(model: nn.Module) -> int:
     """Put `gated_product` into a model's gated MLPs, in place.
 
-    An MLP is taken only if it is one: by the names of its layers, by its activation, and by its output on random input.
-    Others stay as they are.
+    An MLP is taken only if it is one: by the names of its layers, by its activation, and by its output on random input
+    of several sizes, large ones too: some MLPs clamp. Others stay as they are.
 
     Returns:
         How many MLPs were taken.
@@ -73,7 +76,7 @@ def fuse_gates(model: nn.Module) -> int:
     for module in model.modules():
         halves = _halves(module)
         activation = None if halves is None else _activation(module)
-        if halves is None or activation is None:
+        if halves is None or activation is None or len(inspect.signature(module.forward).parameters) != 1:
             continue
         forward = _forward(module, halves, activation)
         if _alike(module, forward):
@@ -93,7 +96,7 @@ def _halves(mlp: Any) -> _Halves | None:
 
 
 @torch.no_grad()
-def _activation(module: nn.Module) -> _Activation | None:
+def _activation(module: nn.Module) -> _Known | None:
     own = getattr(module, "act_fn", getattr(module, "activation_fn", None))
     if not callable(own):
         return None
@@ -102,7 +105,7 @@ def _activation(module: nn.Module) -> _Activation | None:
     return next((known for known in _ACTIVATIONS if torch.allclose(known[0](x), values, rtol=0, atol=1e-9)), None)
 
 
-def _forward(mlp: Any, halves: _Halves, activation: _Activation) -> Callable[[Tensor], Tensor]:
+def _forward(mlp: Any, halves: _Halves, activation: _Known) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         result: Tensor = mlp.down_proj(gated_product(*halves(x), activation))
         return result
@@ -112,9 +115,25 @@ def _forward(mlp: Any, halves: _Halves, activation: _Activation) -> Callable[[Te
 
 @torch.no_grad()
 def _alike(mlp: Any, forward: Callable[[Tensor], Tensor]) -> bool:
-    """Whether the new form gives the MLP's own output, to the bit, on random input."""
+    """Whether the new form gives the last layer what the MLP's own gives it, and the same output, to the bit."""
     weight: Tensor = (mlp.gate_proj if hasattr(mlp, "gate_proj") else mlp.gate_up_proj).weight
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, weight.shape[1], generator=generator).to(weight.device, weight.dtype)
-    own = mlp(x)
-    return isinstance(own, Tensor) and torch.equal(own, forward(x))
+    inside: list[Tensor] = []
+    watching = mlp.down_proj.register_forward_pre_hook(lambda _, arguments: inside.append(arguments[0]))
+    try:
+        for size in (1.0, 1e2, 1e4):
+            own, new = mlp(x * size), forward(x * size)
+            if not isinstance(own, Tensor) or not _equal(own, new) or not _equal(*inside[-2:]):
+                return False
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever it wants, it is another kind of MLP
+        return False
+    finally:
+        watching.remove()
+    return True
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)  # large input may overflow

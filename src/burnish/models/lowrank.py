@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from burnish.models.remade import to_keep
+from burnish.models.remade import to_save
 
 Span = tuple[slice | None, float]
 """The rows that an adapter stands on (none for all of them) and its factor alpha / r."""
@@ -84,7 +84,7 @@ class _LoRAFunction(torch.autograd.Function):
             any_a = any_a or need_a
             at += 3
         ctx.spans, ctx.shape = spans, x.shape
-        ctx.remaker, kept = to_keep(x) if any_a else (None, ())
+        ctx.remaker, kept = to_save(x) if any_a else (None, ())
         ctx.save_for_backward(weight if need_x else None, *saved, *kept)
         return y.view(*x.shape[:-1], -1)
 
@@ -92,9 +92,10 @@ class _LoRAFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *saved = ctx.saved_tensors
-        n_parts = len(ctx.spans)
-        saved, kept = saved[: 4 * n_parts], saved[4 * n_parts :]
-        x = None if ctx.remaker is None else ctx.remaker.remade(tuple(kept))
+        kept = tuple(saved[4 * len(ctx.spans) :])
+        x = kept[0] if kept and ctx.remaker is None else None
+        if ctx.remaker is not None:
+            x = ctx.remaker.remade(kept)
         g = grad.reshape(-1, grad.shape[-1])
         flat: Any = None if x is None else x.reshape(-1, x.shape[-1])
         master = torch.float64 if g.dtype == torch.float64 else torch.float32

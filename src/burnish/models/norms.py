@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from burnish.models.remade import can_be_remade
+from burnish.models.remade import set_recipe
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -27,12 +27,11 @@ class _RMSNorm(torch.autograd.Function):
         ctx.save_for_backward(x, inverse, weight)
         ctx.offset = offset
         ctx.mark_non_differentiable(inverse)
-        ctx.set_materialize_grads(False)
         return _scaled(offset, x, inverse, weight), inverse
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse, weight = ctx.saved_tensors
         normed = x * inverse
         grad_weight = None
@@ -53,7 +52,7 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     normed: Tensor
     normed, inverse = _RMSNorm.apply(x, weight, offset, eps)
     if x.requires_grad and torch.is_grad_enabled():
-        can_be_remade(normed, partial(_scaled, offset), x.detach(), inverse, weight.detach())
+        set_recipe(normed, partial(_scaled, offset), x.detach(), inverse, weight.detach())
     return normed
 
 

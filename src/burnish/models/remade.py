@@ -2,8 +2,8 @@
 arXiv:2205.05198).
 
 A LoRA layer needs its input once more for the gradient of A. Where that input is a cheap function of tensors that the
-graph keeps anyway - a norm of the residual stream, a gated product - whoever made it says so with `can_be_remade`, and
-the layer keeps no copy. The function is the one that made it, so the bits are the same.
+graph keeps anyway - a norm of the residual stream, a gated product - whoever made it sets a recipe, and the layer
+keeps no copy. The function is the one that made it, so the bits are the same.
 """
 
 from __future__ import annotations
@@ -17,50 +17,56 @@ _RECIPE = "_burnish_recipe"
 
 
 class Remaker:
-    """Makes one input again, for all the nodes that need it; between the first and the last of them it is held."""
+    """Makes one input again for the nodes that need it; between the first and the last of them it is held.
 
-    def __init__(self, make: Callable[..., Tensor] | None) -> None:
+    The tensors that it is made of are not held here: kept by the graph alone they are freed with it, and a checkpoint
+    can put its own in their place.
+    """
+
+    def __init__(self, make: Callable[..., Tensor]) -> None:
         self._make = make
-        self._waiting = 0
         self._made: Tensor | None = None
+        self._nodes = self._visits = 0
+
+    def add_node(self) -> None:
+        """One more node will ask, once in each backward pass."""
+        self._nodes += 1
 
     def remade(self, sources: tuple[Tensor, ...]) -> Tensor:
-        """The input, from what was kept of it. Called once by each node, in backward."""
-        if self._make is None:
-            return sources[0]
+        """The input, made of what was kept for it."""
         made = self._make(*sources) if self._made is None else self._made
-        self._waiting -= 1
-        self._made = made if self._waiting > 0 else None
+        self._visits += 1
+        self._made = made if self._visits % self._nodes else None
         return made
 
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
     remaker: Remaker
-    sources: tuple[Tensor, ...]
-    version: int
+    tensors: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+
+    def holds(self, x: Tensor) -> bool:
+        """Whether neither the input nor what it is made of was written to since."""
+        return self.versions == tuple(tensor._version for tensor in (x, *self.tensors))
 
 
-def can_be_remade(x: Tensor, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-    """Say of a tensor how it is made again; the same tensor, for whoever calls with it next.
+def set_recipe(x: Tensor, make: Callable[..., Tensor], *sources: Tensor) -> None:
+    """Say of a tensor how it is made again, for whoever calls `to_save` on this very object.
 
     Args:
         x: equals `make(*sources)`.
         make: cheap, and without a graph of its own.
-        sources: tensors that are kept for backward in any case.
+        sources: detached tensors that are kept for backward in any case.
     """
-    setattr(x, _RECIPE, _Recipe(Remaker(make), sources, x._version))
-    return x
+    versions = tuple(tensor._version for tensor in (x, *sources))
+    setattr(x, _RECIPE, _Recipe(Remaker(make), sources, versions))
 
 
-def to_keep(x: Tensor) -> tuple[Remaker, tuple[Tensor, ...]]:
-    """What a node has to keep of its input, for `save_for_backward`, and who makes the input of it in backward.
-
-    The tensors are not held by the remaker: kept by the graph alone they are freed with it, and a checkpoint can put
-    its own in their place.
-    """
+def to_save(x: Tensor) -> tuple[Remaker | None, tuple[Tensor, ...]]:
+    """What a node has to save of its input for backward, and who makes the input of it; none if it is the input."""
     recipe: _Recipe | None = getattr(x, _RECIPE, None)
-    if recipe is None or recipe.version != x._version:  # written to since: no longer what the recipe makes
-        return Remaker(None), (x,)
-    recipe.remaker._waiting += 1
-    return recipe.remaker, recipe.sources
+    if recipe is None or not recipe.holds(x):
+        return None, (x,)
+    recipe.remaker.add_node()
+    return recipe.remaker, recipe.tensors
