@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.sides import replace
-from step import DATA, STAGES
+from step import DATA, stage_of
 
 LOW_RANK, WEIGHTS, ATTENTION = "products of rank r", "other products", "attention"
 ELEMENT, COPY, OTHER = "element by element", "copies: cat, contiguous, zeros", "others"
@@ -56,7 +56,7 @@ def watched(stage: str, settings: dict[str, Any], steps: int, rank: int) -> tupl
 
     from burnish.stages.loop import TrainingLoop
 
-    config, train = STAGES[stage]
+    config, train = stage_of(stage)
     profiler, usual = profile(activities=[ProfilerActivity.CPU], record_shapes=True), TrainingLoop.__iter__
     clock: list[float] = []
 
@@ -82,7 +82,7 @@ def watched(stage: str, settings: dict[str, Any], steps: int, rank: int) -> tupl
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=sorted(STAGES), default="dpo")
+    parser.add_argument("--stage", choices=sorted(DATA), default="dpo")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--data", help="the starter's if not given")
     parser.add_argument("--steps", type=int, default=2)

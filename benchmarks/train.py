@@ -51,7 +51,7 @@ SETTING: dict[str, Any] = {
     "betas": [0.9, 0.99],
     "beta": 0.1,
     "centring": 0.01,
-    "micro_batch_tokens": 4096,
+    "micro_batch_tokens": 1024,
     "seed": 0,
 }
 

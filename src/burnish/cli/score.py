@@ -31,7 +31,7 @@ def score(
     limit: Whole | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
     too_long: Literal["error", "skip"] = "error",
-    micro_batch_tokens: Whole = 4096,
+    micro_batch_tokens: Whole = 2048,
     dtype: Precision = "auto",
     device: str = "auto",
     compute: Compute = "fast",

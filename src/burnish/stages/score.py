@@ -70,7 +70,7 @@ def score_data(
     limit: int | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
     too_long: Literal["error", "skip"] = "error",
-    micro_batch_tokens: int = 4096,
+    micro_batch_tokens: int = 2048,
     dtype: Precision = "auto",
     device: str = "auto",
     compute: Compute = "fast",
