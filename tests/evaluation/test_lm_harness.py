@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from burnish.errors import ConfigError, ModelError
 from burnish.evaluation import harness_tasks
 from burnish.evaluation.harness_results import HarnessResult
-from burnish.evaluation.harness_tasks import load_tasks
+from burnish.evaluation.harness_tasks import HarnessTask, load_tasks
 from burnish.evaluation.lm_harness import BurnishLM, run_task
 from burnish.models.roles import Backbone
 from burnish.pipeline.evidence import check_tasks
@@ -243,6 +245,86 @@ def test_what_a_task_asks_is_known_by_its_files_its_settings_and_its_data(task_f
     change(tmp_path / "shots.jsonl", '"one two"', '"two one"')
     found.append(known())
     assert len(set(found)) == len(found) == 9
+
+
+PARTIALS = """
+import functools
+
+
+def chosen(documents, only):
+    return documents.filter(lambda doc: doc["answer"] in only)
+
+
+def ask(doc, end):
+    return doc["question"] + end
+
+
+prepare = functools.partial(chosen, only={"ONLY"})
+text = functools.partial(ask, end="END")
+shown = functools.partial(ask, end="SHOT")
+"""
+OF_PARTIALS = """
+process_docs: !function helpers.prepare
+doc_to_text: !function helpers.text
+fewshot_config: {doc_to_text: !function helpers.shown}
+"""
+
+
+def test_a_function_with_some_arguments_given_counts_by_both_and_not_by_its_place_in_memory(
+    task_files: Path, tmp_path: Path
+) -> None:
+    def ready() -> HarnessTask:
+        (task,) = load_tasks(["own_choice"], str(place))
+        return task
+
+    place = tmp_path / "files"  # the functions lie outside of it: only the settings name them
+    place.mkdir()
+    helpers = tmp_path / "helpers.py"
+    helpers.write_text(PARTIALS.replace('"ONLY"', "0, 1"))
+    (tmp_path / "common.yaml").write_text(OF_PARTIALS)
+    own = place / "own.yaml"
+    own.write_text((task_files / "own.yaml").read_text() + "include: ../common.yaml\n")
+    change(own, 'doc_to_text: "{{question}}"\n', "")
+    first = ready()
+    os.utime(helpers, (1, 1))  # read again, as in another process: the same functions elsewhere in memory
+    again = ready()
+    for name in ("process_docs", "doc_to_text"):
+        assert first.parts[0].get_config(name) is not again.parts[0].get_config(name)
+    assert first.fingerprint == again.fingerprint
+    found = [first.fingerprint]
+    for number, (old, new) in enumerate([("0, 1", "0, 1, 2"), ("END", "?"), ("SHOT", "!")], start=2):
+        change(helpers, old, new)
+        os.utime(helpers, (number, number))
+        found.append(ready().fingerprint)
+    assert len(set(found)) == 4
+
+
+def test_a_set_reads_alike_in_every_process() -> None:
+    # In a small table the numbers 0 and 8 share a place, so the one that came first stands first.
+    assert str({0, 8}) != str({8, 0})
+    assert harness_tasks._plain({0, 8}) == harness_tasks._plain({8, 0}) != harness_tasks._plain({0, 9})
+
+
+def test_a_group_is_known_by_its_own_settings_too(task_files: Path, tmp_path: Path) -> None:
+    def known(directory: Path) -> str:
+        (task,) = load_tasks(["both"], str(directory))
+        return task.fingerprint
+
+    place = tmp_path / "files"
+    place.mkdir()
+    shutil.copy(task_files / "own.yaml", place)
+    (place / "both.yaml").write_text("group: both\ninclude: ../together.yaml\n")
+    together = tmp_path / "together.yaml"  # outside, so that only what the group is made of tells that it changed
+    together.write_text("task: [own_choice]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n")
+    found = [known(place)]
+    assert known(Path(shutil.copytree(place, tmp_path / "moved"))) == found[0], "the place does not count"
+    change(together, "true", "false")
+    found.append(known(place))
+    change(together, "[own_choice]", "[{group: inner, task: [own_choice], aggregate_metric_list: [{metric: acc}]}]")
+    found.append(known(place))
+    change(together, "{metric: acc}", "{metric: acc, weight_by_size: false}")
+    found.append(known(place))
+    assert len(set(found)) == 4
 
 
 FAULTS = {

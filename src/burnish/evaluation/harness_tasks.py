@@ -6,6 +6,7 @@ name the file, before the first model is loaded where it can be known by then.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import random
@@ -13,7 +14,6 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from traceback import walk_tb
@@ -42,8 +42,8 @@ class HarnessTask:
 
     Attributes:
         name: as the harness knows it.
-        fingerprint: hash of all that its result depends on besides the model and burnish's code: its settings, its
-            documents, the files of one's own, the harness's version.
+        fingerprint: hash of all that its result depends on besides the model and burnish's code: its settings and those
+            of its groups, its documents, the files of one's own, the harness's version.
         source: the file that it comes from, or the name where there is none.
         directory: that of the task files of one's own, if there is one.
         parts: the harness's objects, to be asked together.
@@ -78,6 +78,7 @@ def load_tasks(tasks: Sequence[str], path: str | None = None) -> tuple[HarnessTa
         with faults(f"lm-eval can't load the task {name!r}", source, path):
             found = _load(name, manager)
             asked = [_content(part, source) for part in found["tasks"].values()]
+            asked += [_settings(group.to_dict()) for group in found["groups"].values()]
         for part in found["tasks"]:
             if part in taken:
                 raise ConfigError(
@@ -200,7 +201,7 @@ def _files(path: str | None) -> str | None:
     return None if path is None else tree_fingerprint(Path(path))
 
 
-@cache
+@functools.cache
 def _manager(tasks: tuple[str, ...], path: str | None, files: str | None) -> TaskManager:
     """An index of task files: of one's own alone if they hold all the tasks, for the harness's thousands take long.
     `files` is their hash: in a notebook a file that was mended is read again."""
@@ -253,13 +254,23 @@ def _content(task: Any, source: str) -> str:
         raise ConfigError(f"the task {task.task_name!r} {what}", where=f"lm_eval, {source}", fix="leave the task out")
     if task.OUTPUT_TYPE == "generate_until":
         generation_params(task.get_config("generation_kwargs") or {}, (), f"lm_eval, {source}")
-    settings = {key: value for key, value in task.dump_config().items() if key != "metadata"}  # its file's place
+    # As they are: lm-eval's own text for a function without source, such as a partial one, holds its address.
+    settings = _settings(task.config.to_dict(keep_callable=True))
     examples = list(task.fewshot_docs()) if task.get_config("num_fewshot") else []
     return digest(json.dumps([task.task_name, settings, list(task.eval_docs), examples], default=_plain))
 
 
+def _settings(config: Mapping[str, Any]) -> str:
+    """A task's or a group's settings but for `metadata`, which holds its file's place."""
+    return json.dumps({key: value for key, value in config.items() if key != "metadata"}, default=_plain)
+
+
 def _plain(value: Any) -> Any:
     """What JSON does not know, so that it reads alike in the next process."""
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
     if callable(value):
         try:
             return inspect.getsource(value)
