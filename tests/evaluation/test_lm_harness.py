@@ -9,6 +9,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -325,6 +326,61 @@ def test_a_group_is_known_by_its_own_settings_too(task_files: Path, tmp_path: Pa
     change(together, "{metric: acc}", "{metric: acc, weight_by_size: false}")
     found.append(known(place))
     assert len(set(found)) == 4
+
+
+@pytest.fixture
+def indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Stand in for the harness's own files, whose index takes half a minute: `tmp_path/theirs`, with a group.
+
+    Returns:
+        For each index that is made whether it holds them.
+    """
+    made: list[bool] = []
+
+    def manager(include_path: str, include_defaults: bool = True) -> TaskManager:
+        made.append(include_defaults)
+        places = [tmp_path / "theirs", include_path] if include_defaults else [include_path]
+        return TaskManager(include_path=places, include_defaults=False)
+
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "suite.yaml").write_text("group: suite\ntask: [their_choice]\n")
+    monkeypatch.setattr(harness_tasks, "TaskManager", manager)
+    return made
+
+
+MEMBERS: dict[str, tuple[Any, list[str], bool]] = {
+    "own": (["own_choice"], ["own_choice"], False),
+    "theirs": (["own_choice", "their_choice"], ["own_choice", "their_choice"], True),
+    "their group": (["suite"], ["their_choice"], True),
+    "with a setting": ([{"task": "their_choice", "description": "Think. "}], ["their_choice"], True),
+    "by a group of one's own": (["inner"], ["their_choice"], True),
+    "own groups alone": (["nested", {"group": "nested"}], ["own_choice"], False),
+}
+
+
+@pytest.mark.parametrize(("members", "tasks", "whole"), MEMBERS.values(), ids=list(MEMBERS))
+def test_a_group_of_one_s_own_may_hold_tasks_of_the_harness(
+    task_files: Path, tmp_path: Path, indexes: list[bool], members: Any, tasks: list[str], whole: bool
+) -> None:
+    place = tmp_path / "files"
+    place.mkdir()
+    text = (task_files / "own.yaml").read_text()
+    (place / "own.yaml").write_text(text)
+    (tmp_path / "theirs" / "choice.yaml").write_text(text.replace("own_choice", "their_choice"))
+    (place / "both.yaml").write_text(f"group: both\ntask: {json.dumps(members)}\n")
+    (place / "inner.yaml").write_text("group: inner\ntask: [their_choice]\n")
+    (place / "nested.yaml").write_text("group: nested\ntask: [own_choice]\n")
+    (task,) = load_tasks(["both"], str(place))
+    assert sorted(part.task_name for part in task.parts[0].get_all_tasks()) == tasks
+    assert all(len(part.eval_docs) == 3 for part in task.parts[0].get_all_tasks())
+    assert indexes == ([False, True] if whole else [False])
+
+
+def test_a_group_that_holds_itself_is_a_fault_of_its_file(task_files: Path) -> None:
+    (task_files / "both.yaml").write_text("group: both\ntask: [own_choice, both]\n")
+    with pytest.raises(ConfigError, match="can't load the task 'both': RecursionError") as caught:
+        load_tasks(["both"], str(task_files))
+    assert caught.value.where == f"lm_eval, {task_files / 'both.yaml'}"
 
 
 FAULTS = {

@@ -11,7 +11,7 @@ import inspect
 import json
 import random
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -203,13 +203,29 @@ def _files(path: str | None) -> str | None:
 
 @functools.cache
 def _manager(tasks: tuple[str, ...], path: str | None, files: str | None) -> TaskManager:
-    """An index of task files: of one's own alone if they hold all the tasks, for the harness's thousands take long.
+    """An index of task files: of one's own alone if they hold all that is asked, for the harness's thousands take long.
     `files` is their hash: in a notebook a file that was mended is read again."""
     if path is not None:
         own = TaskManager(include_path=path, include_defaults=False)
-        if set(tasks) <= set(own.all_tasks):
+        if _holds(own, tasks):
             return own
     return TaskManager(include_path=path)
+
+
+def _holds(manager: TaskManager, names: Iterable[Any]) -> bool:
+    """Whether an index has all these tasks and groups, and all that the groups name. What it does not have the harness
+    takes for defined where it is named, even where a larger index has it."""
+    waiting, seen = list(names), set()
+    while waiting:
+        item = waiting.pop()
+        name = item.get("group", item.get("task")) if isinstance(item, Mapping) else item
+        if name not in manager.task_index:
+            return False
+        if name in manager.all_groups and name not in seen:
+            seen.add(name)
+            members = manager.task_index[name].cfg.get("task")
+            waiting += members if isinstance(members, list) else []
+    return True
 
 
 def _first_unread(path: str | None) -> tuple[str, str]:
