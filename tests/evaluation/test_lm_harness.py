@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from burnish.errors import ConfigError, ModelError
 from burnish.evaluation import harness_tasks
 from burnish.evaluation.harness_results import HarnessResult
-from burnish.evaluation.harness_tasks import load_tasks
+from burnish.evaluation.harness_tasks import HarnessTask, load_tasks
 from burnish.evaluation.lm_harness import BurnishLM, run_task
 from burnish.models.roles import Backbone
 from burnish.pipeline.evidence import check_tasks
@@ -243,6 +246,141 @@ def test_what_a_task_asks_is_known_by_its_files_its_settings_and_its_data(task_f
     change(tmp_path / "shots.jsonl", '"one two"', '"two one"')
     found.append(known())
     assert len(set(found)) == len(found) == 9
+
+
+PARTIALS = """
+import functools
+
+
+def chosen(documents, only):
+    return documents.filter(lambda doc: doc["answer"] in only)
+
+
+def ask(doc, end):
+    return doc["question"] + end
+
+
+prepare = functools.partial(chosen, only={"ONLY"})
+text = functools.partial(ask, end="END")
+shown = functools.partial(ask, end="SHOT")
+"""
+OF_PARTIALS = """
+process_docs: !function helpers.prepare
+doc_to_text: !function helpers.text
+fewshot_config: {doc_to_text: !function helpers.shown}
+"""
+
+
+def test_a_function_with_some_arguments_given_counts_by_both_and_not_by_its_place_in_memory(
+    task_files: Path, tmp_path: Path
+) -> None:
+    def ready() -> HarnessTask:
+        (task,) = load_tasks(["own_choice"], str(place))
+        return task
+
+    place = tmp_path / "files"  # the functions lie outside of it: only the settings name them
+    place.mkdir()
+    helpers = tmp_path / "helpers.py"
+    helpers.write_text(PARTIALS.replace('"ONLY"', "0, 1"))
+    (tmp_path / "common.yaml").write_text(OF_PARTIALS)
+    own = place / "own.yaml"
+    own.write_text((task_files / "own.yaml").read_text() + "include: ../common.yaml\n")
+    change(own, 'doc_to_text: "{{question}}"\n', "")
+    first = ready()
+    os.utime(helpers, (1, 1))  # read again, as in another process: the same functions elsewhere in memory
+    again = ready()
+    for name in ("process_docs", "doc_to_text"):
+        assert first.parts[0].get_config(name) is not again.parts[0].get_config(name)
+    assert first.fingerprint == again.fingerprint
+    found = [first.fingerprint]
+    for number, (old, new) in enumerate([("0, 1", "0, 1, 2"), ("END", "?"), ("SHOT", "!")], start=2):
+        change(helpers, old, new)
+        os.utime(helpers, (number, number))
+        found.append(ready().fingerprint)
+    assert len(set(found)) == 4
+
+
+def test_a_set_reads_alike_in_every_process() -> None:
+    # In a small table the numbers 0 and 8 share a place, so the one that came first stands first.
+    assert str({0, 8}) != str({8, 0})
+    assert harness_tasks._plain({0, 8}) == harness_tasks._plain({8, 0}) != harness_tasks._plain({0, 9})
+
+
+def test_a_group_is_known_by_its_own_settings_too(task_files: Path, tmp_path: Path) -> None:
+    def known(directory: Path) -> str:
+        (task,) = load_tasks(["both"], str(directory))
+        return task.fingerprint
+
+    place = tmp_path / "files"
+    place.mkdir()
+    shutil.copy(task_files / "own.yaml", place)
+    (place / "both.yaml").write_text("group: both\ninclude: ../together.yaml\n")
+    together = tmp_path / "together.yaml"  # outside, so that only what the group is made of tells that it changed
+    together.write_text("task: [own_choice]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n")
+    found = [known(place)]
+    assert known(Path(shutil.copytree(place, tmp_path / "moved"))) == found[0], "the place does not count"
+    change(together, "true", "false")
+    found.append(known(place))
+    change(together, "[own_choice]", "[{group: inner, task: [own_choice], aggregate_metric_list: [{metric: acc}]}]")
+    found.append(known(place))
+    change(together, "{metric: acc}", "{metric: acc, weight_by_size: false}")
+    found.append(known(place))
+    assert len(set(found)) == 4
+
+
+@pytest.fixture
+def indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Stand in for the harness's own files, whose index takes half a minute: `tmp_path/theirs`, with a group.
+
+    Returns:
+        For each index that is made whether it holds them.
+    """
+    made: list[bool] = []
+
+    def manager(include_path: str, include_defaults: bool = True) -> TaskManager:
+        made.append(include_defaults)
+        places = [tmp_path / "theirs", include_path] if include_defaults else [include_path]
+        return TaskManager(include_path=places, include_defaults=False)
+
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "suite.yaml").write_text("group: suite\ntask: [their_choice]\n")
+    monkeypatch.setattr(harness_tasks, "TaskManager", manager)
+    return made
+
+
+MEMBERS: dict[str, tuple[Any, list[str], bool]] = {
+    "own": (["own_choice"], ["own_choice"], False),
+    "theirs": (["own_choice", "their_choice"], ["own_choice", "their_choice"], True),
+    "their group": (["suite"], ["their_choice"], True),
+    "with a setting": ([{"task": "their_choice", "description": "Think. "}], ["their_choice"], True),
+    "by a group of one's own": (["inner"], ["their_choice"], True),
+    "own groups alone": (["nested", {"group": "nested"}], ["own_choice"], False),
+}
+
+
+@pytest.mark.parametrize(("members", "tasks", "whole"), MEMBERS.values(), ids=list(MEMBERS))
+def test_a_group_of_one_s_own_may_hold_tasks_of_the_harness(
+    task_files: Path, tmp_path: Path, indexes: list[bool], members: Any, tasks: list[str], whole: bool
+) -> None:
+    place = tmp_path / "files"
+    place.mkdir()
+    text = (task_files / "own.yaml").read_text()
+    (place / "own.yaml").write_text(text)
+    (tmp_path / "theirs" / "choice.yaml").write_text(text.replace("own_choice", "their_choice"))
+    (place / "both.yaml").write_text(f"group: both\ntask: {json.dumps(members)}\n")
+    (place / "inner.yaml").write_text("group: inner\ntask: [their_choice]\n")
+    (place / "nested.yaml").write_text("group: nested\ntask: [own_choice]\n")
+    (task,) = load_tasks(["both"], str(place))
+    assert sorted(part.task_name for part in task.parts[0].get_all_tasks()) == tasks
+    assert all(len(part.eval_docs) == 3 for part in task.parts[0].get_all_tasks())
+    assert indexes == ([False, True] if whole else [False])
+
+
+def test_a_group_that_holds_itself_is_a_fault_of_its_file(task_files: Path) -> None:
+    (task_files / "both.yaml").write_text("group: both\ntask: [own_choice, both]\n")
+    with pytest.raises(ConfigError, match="can't load the task 'both': RecursionError") as caught:
+        load_tasks(["both"], str(task_files))
+    assert caught.value.where == f"lm_eval, {task_files / 'both.yaml'}"
 
 
 FAULTS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish.models import fingerprint
-from burnish.models.fingerprint import data_fingerprint, file_fingerprint, model_fingerprint
+from burnish.models.fingerprint import data_fingerprint, file_fingerprint, model_fingerprint, tree_fingerprint
 from burnish.pipeline import fingerprint as code
 from burnish.pipeline.fingerprint import code_fingerprint, reached_modules
 
@@ -44,6 +44,24 @@ def test_a_directory_counts_by_names_and_content_of_its_data_files(tmp_path: Pat
     assert data_fingerprint(str(tmp_path)) == first
     (tmp_path / "more.jsonl").write_text("one")
     assert data_fingerprint(str(tmp_path)) != first
+
+
+def test_a_tree_counts_but_for_what_changes_by_itself(tmp_path: Path) -> None:
+    def change(*names: str) -> bool:
+        """Whether files that are written count."""
+        before = tree_fingerprint(tmp_path)
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("new")
+        return tree_fingerprint(tmp_path) != before
+
+    for name in ("mine.yaml", "set/helpers.py", "set/words.txt", "report.json"):
+        assert change(name), name
+    assert not change(".git/index", "set/.cache/words.txt", "set/__pycache__/helpers.pyc", ".notes")
+    for mark in ("recipe.json", "run.json", "report.json", "sweep.json"):
+        assert not change(f"runs/{mark}/{mark}", f"runs/{mark}/sft/more.jsonl", f"runs/{mark}/report.html"), mark
+    assert change("runs/run.json/sft/mine.yaml"), "what tasks are made of counts wherever it lies"
+    assert change("runs/words.txt")
 
 
 def test_starter_data_and_hub_data_have_hashes() -> None:

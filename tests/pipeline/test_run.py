@@ -13,6 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from burnish.errors import BurnishError, ConfigError, DataError, Interrupted, OutputDirError
+from burnish.models.fingerprint import tree_fingerprint
 from burnish.pipeline import depends, evidence
 from burnish.pipeline import run as run_module
 from burnish.pipeline.depends import depends_on
@@ -59,8 +60,10 @@ def test_a_finished_recipe_is_not_run_again_and_a_changed_stage_takes_its_follow
     assert (first.products["sft"] / "adapter_model.safetensors").is_file()
     before = weights(first)
 
+    tree = tree_fingerprint(recipe.parent)
     assert run(recipe).computed == ()
     changed = run(recipe, "dpo.loss.beta=0.7")
+    assert tree_fingerprint(recipe.parent) == tree, "what burnish writes below task files is not taken for theirs"
     assert changed.computed == ("dpo", "merge")
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(changed).items())
 

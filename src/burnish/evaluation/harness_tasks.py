@@ -6,14 +6,14 @@ name the file, before the first model is loaded where it can be known by then.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import random
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from traceback import walk_tb
@@ -42,8 +42,8 @@ class HarnessTask:
 
     Attributes:
         name: as the harness knows it.
-        fingerprint: hash of all that its result depends on besides the model and burnish's code: its settings, its
-            documents, the files of one's own, the harness's version.
+        fingerprint: hash of all that its result depends on besides the model and burnish's code: its settings and those
+            of its groups, its documents, the files of one's own, the harness's version.
         source: the file that it comes from, or the name where there is none.
         directory: that of the task files of one's own, if there is one.
         parts: the harness's objects, to be asked together.
@@ -78,6 +78,7 @@ def load_tasks(tasks: Sequence[str], path: str | None = None) -> tuple[HarnessTa
         with faults(f"lm-eval can't load the task {name!r}", source, path):
             found = _load(name, manager)
             asked = [_content(part, source) for part in found["tasks"].values()]
+            asked += [_settings(group.to_dict()) for group in found["groups"].values()]
         for part in found["tasks"]:
             if part in taken:
                 raise ConfigError(
@@ -200,15 +201,31 @@ def _files(path: str | None) -> str | None:
     return None if path is None else tree_fingerprint(Path(path))
 
 
-@cache
+@functools.cache
 def _manager(tasks: tuple[str, ...], path: str | None, files: str | None) -> TaskManager:
-    """An index of task files: of one's own alone if they hold all the tasks, for the harness's thousands take long.
+    """An index of task files: of one's own alone if they hold all that is asked, for the harness's thousands take long.
     `files` is their hash: in a notebook a file that was mended is read again."""
     if path is not None:
         own = TaskManager(include_path=path, include_defaults=False)
-        if set(tasks) <= set(own.all_tasks):
+        if _holds(own, tasks):
             return own
     return TaskManager(include_path=path)
+
+
+def _holds(manager: TaskManager, names: Iterable[Any]) -> bool:
+    """Whether an index has all these tasks and groups, and all that the groups name. What it does not have the harness
+    takes for defined where it is named, even where a larger index has it."""
+    waiting, seen = list(names), set()
+    while waiting:
+        item = waiting.pop()
+        name = item.get("group", item.get("task")) if isinstance(item, Mapping) else item
+        if name not in manager.task_index:
+            return False
+        if name in manager.all_groups and name not in seen:
+            seen.add(name)
+            members = manager.task_index[name].cfg.get("task")
+            waiting += members if isinstance(members, list) else []
+    return True
 
 
 def _first_unread(path: str | None) -> tuple[str, str]:
@@ -253,13 +270,23 @@ def _content(task: Any, source: str) -> str:
         raise ConfigError(f"the task {task.task_name!r} {what}", where=f"lm_eval, {source}", fix="leave the task out")
     if task.OUTPUT_TYPE == "generate_until":
         generation_params(task.get_config("generation_kwargs") or {}, (), f"lm_eval, {source}")
-    settings = {key: value for key, value in task.dump_config().items() if key != "metadata"}  # its file's place
+    # As they are: lm-eval's own text for a function without source, such as a partial one, holds its address.
+    settings = _settings(task.config.to_dict(keep_callable=True))
     examples = list(task.fewshot_docs()) if task.get_config("num_fewshot") else []
     return digest(json.dumps([task.task_name, settings, list(task.eval_docs), examples], default=_plain))
 
 
+def _settings(config: Mapping[str, Any]) -> str:
+    """A task's or a group's settings but for `metadata`, which holds its file's place."""
+    return json.dumps({key: value for key, value in config.items() if key != "metadata"}, default=_plain)
+
+
 def _plain(value: Any) -> Any:
     """What JSON does not know, so that it reads alike in the next process."""
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
     if callable(value):
         try:
             return inspect.getsource(value)

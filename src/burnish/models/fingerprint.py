@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ _BLOCK = 1 << 22
 # Larger files (weights) are known by size, date and head: reading gigabytes at every start would take minutes.
 _READ_WHOLE = 64 << 20
 _HEAD = 1 << 20
+_WRITTEN = {"recipe.json", "run.json", "report.json", "sweep.json"}
+"""A directory that burnish writes holds one of these."""
 
 
 def digest(value: Any) -> str:
@@ -85,8 +88,22 @@ def directory_fingerprint(directory: Path) -> str:
 
 
 def tree_fingerprint(directory: Path) -> str:
-    """Hash of the files that lie in a directory and below it, but for what Python compiles beside its modules."""
-    return _files_fingerprint(directory, (file for file in directory.rglob("*") if "__pycache__" not in file.parts))
+    """Hash of the files that lie in a directory and below it: code, settings, and whatever these may read.
+
+    Left out is what changes by itself: hidden directories, what Python compiles, and in directories below that burnish
+    writes (of recipes, runs, reports and sweeps) all but `.py` and `.yaml` files.
+    """
+    return _files_fingerprint(directory, _tree(directory))
+
+
+def _tree(directory: Path) -> Iterator[Path]:
+    written: set[Path] = set()
+    for name, below, files in os.walk(directory):
+        place = Path(name)
+        below[:] = [child for child in below if not child.startswith(".") and child != "__pycache__"]
+        if place.parent in written or (place != directory and _WRITTEN.intersection(files)):
+            written.add(place)
+        yield from (place / file for file in files if place not in written or file.endswith((".py", ".yaml")))
 
 
 def _files_fingerprint(directory: Path, files: Iterable[Path]) -> str:
