@@ -417,8 +417,9 @@ def test_retention_is_its_two_halves_and_the_guard_adds_its_parts() -> None:
 
 def test_a_guard_that_could_never_be_sure_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     values = settings(tmp_path, guard={"answers": {"max_drop": 0.1}}, monitor={"sample": 6})
-    with pytest.raises(ConfigError, match="to be sure of 'answers', and 6 of it"):
+    with pytest.raises(ConfigError, match="to be sure of 'answers', and 6 of it") as caught:
         train_sft(SFTConfig.parse({**values, "model": "nowhere/at-all"}))
+    assert "let monitor.sample, and monitor.prompts, give 10 of it" in (caught.value.fix or "")
     assert not (tmp_path / "run").exists()
 
 
@@ -433,10 +434,11 @@ def test_held_out_texts_may_be_one_s_own(tmp_path: Path) -> None:
     assert [text.id for text in suite.prose] == [row["id"] for row in rows]
     assert all(row["text"].startswith(text.text) for row, text in zip(rows, suite.prose, strict=True))
     assert max(len(text.text) for text in suite.prose) <= 50
-    with pytest.raises(ConfigError, match="to be sure of 'nats_per_token', and 9 of it"):
+    with pytest.raises(ConfigError, match="to be sure of 'nats_per_token', and 9 of it") as few:
         train_sft(
             SFTConfig.parse({**values, "guard": {"nats_per_token": {"max_rise": 0.1}}, "model": "nowhere/at-all"})
         )
+    assert "let monitor.prose give 10 of it" in (few.value.fix or "")
     file.write_text('{"id": "d0", "text": ""}\n')
     with pytest.raises(DataError) as caught:
         train_sft(SFTConfig.parse(values))

@@ -254,6 +254,44 @@ def test_a_validation_that_is_not_finite_ends_the_run_where_the_look_sees_nothin
     assert result.metrics["within_bounds"] is True
 
 
+@pytest.mark.parametrize("value", [math.nan, 1e38])
+@pytest.mark.parametrize(
+    ("number", "validation", "bound"),
+    [(5, 0.2, {"tokens": {"max_drop": 0.3}}), (6, 0.0, {"answers": {"max_drop": 0.05}})],
+)
+def test_a_guard_on_answers_alone_sees_nan(
+    number: int, validation: float, bound: dict[str, Any], value: float, tmp_path: Path, poison: Callable[..., None]
+) -> None:
+    """NaN is answered greedily with some token, up to the limit of each answer, as the start does: the answers are
+    inside. Weights of 1e38 are finite, and overflow in the forward."""
+    poison(number, value)
+    guard = {**bound, "action": "rollback", "sure": False}
+    monitor = {"parts": ["answers"], "sample": 2, "max_new_tokens": 4}
+    result = train_sft(config(tmp_path, None, guard=guard, monitor=monitor, validation=validation))
+    assert (result.steps, result.metrics["model_of_step"], result.metrics["ended_by"]) == (number, 4, "guard")
+    assert "log-probability that is not finite" in result.metrics["ended"]
+    assert "monitor/nats_per_token" not in result.metrics, "the prompts are read, and nothing is measured on them"
+
+
+def test_answers_of_nan_without_a_guard_are_an_error(tmp_path: Path, poison: Callable[..., None]) -> None:
+    poison(6)
+    monitor = {"parts": ["answers"], "sample": 2, "max_new_tokens": 4, "every": 2}
+    with pytest.raises(TrainingError, match="the monitor after step 6: policy gives a log-probability that is not"):
+        train_sft(config(tmp_path, None, monitor=monitor, validation=0.0))
+
+
+def test_a_text_s_id_is_no_markup(tmp_path: Path, poison: Callable[..., None]) -> None:
+    """The message names the text; rich would take `[/x]` for the end of a style that never began."""
+    poison(6)
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"id": "[/x]", "title": "none", "text": "hello world " * 9}) + "\n")
+    monitor = {"parts": ["nats_per_token"], "prose": str(file), "every": "validation"}
+    said = io.StringIO()
+    guard = {**BOUND, "action": "rollback", "sure": False}
+    train_sft(config(tmp_path, None, guard=guard, monitor=monitor), console=Console(file=said, width=300))
+    assert "is not finite ([/x])" in said.getvalue()
+
+
 # ---- a step that meets it first ----
 
 
