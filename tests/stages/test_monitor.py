@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from burnish.errors import ConfigError, DataError, Interrupted
+from burnish.errors import ConfigError, DataError, Interrupted, OutputDirError
 from burnish.evaluation.bounds import Outcomes
 from burnish.stages import monitor as monitor_module
 from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig
@@ -444,6 +444,38 @@ def test_held_out_texts_may_be_one_s_own(tmp_path: Path) -> None:
         train_sft(SFTConfig.parse(values))
     assert caught.value.where == f"{file}:1"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "named"),
+    [
+        ("nats_per_token", "prose", "monitor.prose"),
+        ("format", "prompts", "monitor.prompts"),
+        ("nats_per_token", "prompts", None),
+        ("format", "prose", None),
+    ],
+)
+def test_a_resume_looks_at_the_same_texts(part: str, changed: str, named: str | None, tmp_path: Path) -> None:
+    """Looks are held against that of the start, unit by unit. A file that no look reads may change."""
+    prose, prompts = tmp_path / "prose.jsonl", tmp_path / "ifeval.jsonl"
+    prose.write_text('{"id": "d0", "title": "none", "text": "hello world hello"}\n')
+    row = {"key": 1, "prompt": "no commas", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    prompts.write_text(json.dumps(row) + "\n")
+    monitor = {**SMALL, "parts": [part], "prose": str(prose), "prompts": f"ifeval:{prompts}"}
+    config = SFTConfig.parse(settings(tmp_path, epochs=1, monitor=monitor))
+    with pytest.raises(KeyboardInterrupt):
+        _cut(config, after=4)
+    file = {"prose": prose, "prompts": prompts}[changed]
+    before = file.read_text()
+    file.write_text(before.replace("hello world", "hello, world").replace("no commas", "nothing"))
+    assert file.read_text() != before
+    if named is not None:
+        with pytest.raises(OutputDirError, match=f"the {named} has changed since the run"):
+            train_sft(config)
+        file.write_text(before)
+    assert train_sft(config).resumed_from > 0
+    file.write_text("")
+    assert train_sft(config).already_done, "a finished run looks no more"
 
 
 def test_a_reward_model_has_nobody_to_ask(tmp_path: Path) -> None:

@@ -20,10 +20,13 @@ from burnish.errors import ConfigError, ModelError, NotFiniteError, TrainingErro
 from burnish.evaluation.answers import Responder
 from burnish.evaluation.bounds import TOKENS, Outcomes, Reading, not_a_number, outcomes_of, read_bound
 from burnish.evaluation.intervals import MIN_PAIRS
-from burnish.evaluation.light import MULTIPLE_CHOICE, NATS_PER_TOKEN, light_suite
+from burnish.evaluation.light import MULTIPLE_CHOICE, NATS_PER_TOKEN, expand_parts, light_suite
+from burnish.evaluation.public_sets import split_format
 from burnish.evaluation.retention import choice_prompt, demand_finite
+from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card, Suite, evaluate
 from burnish.files import write_json
+from burnish.models.fingerprint import data_fingerprint
 from burnish.models.roles import Role
 from burnish.rollout.responder import ModelResponder
 from burnish.rollout.speakers import Speaker
@@ -112,6 +115,19 @@ def _source(metric: str) -> str:
     """The settings that say how much of a metric is measured."""
     named = {MULTIPLE_CHOICE: "monitor.questions", NATS_PER_TOKEN: "monitor.prose"}
     return named.get(metric, "monitor.sample, and monitor.prompts,")
+
+
+def watched_inputs(config: TrainConfig) -> dict[str, str]:
+    """Setting -> hash of the content of each file that the looks of a stage read; empty where nothing is monitored."""
+    settings = config.watched if isinstance(config, PolicyConfig) else None
+    if settings is None:
+        return {}
+    parts, found = expand_parts(settings.parts), {}
+    if set(parts) & set(BEHAVIOUR_NAMES):
+        found["monitor.prompts"] = data_fingerprint(split_format(settings.prompts)[1])
+    if NATS_PER_TOKEN in parts:
+        found["monitor.prose"] = data_fingerprint(settings.prose)
+    return found
 
 
 def make_monitor(config: PolicyConfig, ground: Ground, policy: Role, run: Run, console: Console) -> Monitor | None:
