@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from burnish.errors import ConfigError, DataError, Interrupted
+from burnish.errors import ConfigError, DataError, Interrupted, OutputDirError
 from burnish.evaluation.bounds import Outcomes
 from burnish.stages import monitor as monitor_module
 from burnish.stages.config import DPOConfig, RewardConfig, SFTConfig
@@ -417,8 +417,9 @@ def test_retention_is_its_two_halves_and_the_guard_adds_its_parts() -> None:
 
 def test_a_guard_that_could_never_be_sure_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     values = settings(tmp_path, guard={"answers": {"max_drop": 0.1}}, monitor={"sample": 6})
-    with pytest.raises(ConfigError, match="to be sure of 'answers', and 6 of it"):
+    with pytest.raises(ConfigError, match="to be sure of 'answers', and 6 of it") as caught:
         train_sft(SFTConfig.parse({**values, "model": "nowhere/at-all"}))
+    assert "let monitor.sample, and monitor.prompts, give 10 of it" in (caught.value.fix or "")
     assert not (tmp_path / "run").exists()
 
 
@@ -433,15 +434,48 @@ def test_held_out_texts_may_be_one_s_own(tmp_path: Path) -> None:
     assert [text.id for text in suite.prose] == [row["id"] for row in rows]
     assert all(row["text"].startswith(text.text) for row, text in zip(rows, suite.prose, strict=True))
     assert max(len(text.text) for text in suite.prose) <= 50
-    with pytest.raises(ConfigError, match="to be sure of 'nats_per_token', and 9 of it"):
+    with pytest.raises(ConfigError, match="to be sure of 'nats_per_token', and 9 of it") as few:
         train_sft(
             SFTConfig.parse({**values, "guard": {"nats_per_token": {"max_rise": 0.1}}, "model": "nowhere/at-all"})
         )
+    assert "let monitor.prose give 10 of it" in (few.value.fix or "")
     file.write_text('{"id": "d0", "text": ""}\n')
     with pytest.raises(DataError) as caught:
         train_sft(SFTConfig.parse(values))
     assert caught.value.where == f"{file}:1"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "named"),
+    [
+        ("nats_per_token", "prose", "monitor.prose"),
+        ("format", "prompts", "monitor.prompts"),
+        ("nats_per_token", "prompts", None),
+        ("format", "prose", None),
+    ],
+)
+def test_a_resume_looks_at_the_same_texts(part: str, changed: str, named: str | None, tmp_path: Path) -> None:
+    """Looks are held against that of the start, unit by unit. A file that no look reads may change."""
+    prose, prompts = tmp_path / "prose.jsonl", tmp_path / "ifeval.jsonl"
+    prose.write_text('{"id": "d0", "title": "none", "text": "hello world hello"}\n')
+    row = {"key": 1, "prompt": "no commas", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    prompts.write_text(json.dumps(row) + "\n")
+    monitor = {**SMALL, "parts": [part], "prose": str(prose), "prompts": f"ifeval:{prompts}"}
+    config = SFTConfig.parse(settings(tmp_path, epochs=1, monitor=monitor))
+    with pytest.raises(KeyboardInterrupt):
+        _cut(config, after=4)
+    file = {"prose": prose, "prompts": prompts}[changed]
+    before = file.read_text()
+    file.write_text(before.replace("hello world", "hello, world").replace("no commas", "nothing"))
+    assert file.read_text() != before
+    if named is not None:
+        with pytest.raises(OutputDirError, match=f"the {named} has changed since the run"):
+            train_sft(config)
+        file.write_text(before)
+    assert train_sft(config).resumed_from > 0
+    file.write_text("")
+    assert train_sft(config).already_done, "a finished run looks no more"
 
 
 def test_a_reward_model_has_nobody_to_ask(tmp_path: Path) -> None:

@@ -69,11 +69,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Has the optimiser's step of that number put NaN into the first weights that train."""
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has the optimiser's step of that number put NaN, or another value, into the first weights that train."""
     original = loop_module.make_optimiser
 
-    def at(number: int) -> None:
+    def at(number: int, value: float = math.nan) -> None:
         def make(parameters: dict[str, nn.Parameter], *rest: Any) -> Any:
             optimiser = original(parameters, *rest)
             first = next(parameter for name, parameter in parameters.items() if not name.startswith("critic"))
@@ -81,7 +81,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             def poisoning(*_: Any) -> None:
                 if int(optimiser.state[first]["step"]) == number:  # survives a resume, as the moments do
                     with torch.no_grad():
-                        first.fill_(math.nan)
+                        first.fill_(value)
 
             optimiser.register_step_post_hook(poisoning)
             return optimiser
@@ -105,7 +105,7 @@ def held_at(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, torch.Tensor
 
 @pytest.mark.parametrize("validation", [0.2, 0.0])
 def test_a_look_that_meets_nan_rolls_back(
-    validation: float, tmp_path: Path, poison: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    validation: float, tmp_path: Path, poison: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With validation data the validation meets it first, without them the look does."""
     poison(6)
@@ -141,21 +141,53 @@ def test_a_look_that_meets_nan_rolls_back(
     assert training["looks"][-2].keys() == {"step", *training["metrics"]}
 
 
-def test_stop_ends_with_the_weights_as_they_are_and_says_why(tmp_path: Path, poison: Callable[[int], None]) -> None:
+def test_stop_goes_back_from_nan_too_and_says_why(
+    tmp_path: Path, poison: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights without numbers are nobody's model: the best ones before them are, which a finished run would lose."""
     poison(6)
+    seen = held_at(monkeypatch)
     result = train_sft(config(tmp_path, "stop"))
-    assert (result.steps, result.metrics["model_of_step"], result.metrics["ended_by"]) == (6, 6, "guard")
+    assert (result.steps, result.metrics["model_of_step"], result.metrics["ended_by"]) == (6, 4, "guard")
     assert "the validation loss is nan; policy gives a log-probability that is not finite" in result.metrics["ended"]
-    assert result.metrics["within_bounds"] is False
-    assert any(bool(tensor.isnan().any()) for tensor in weights(result.out).values())
-    assert "nats per token not a number" in dict(watched_lines(result.metrics))["monitor"]
+    kept = weights(result.out)
+    assert sorted(t.sum().item() for t in kept.values()) == sorted(t.sum().item() for t in seen[4].values())
+    assert math.isfinite(result.metrics["monitor/nats_per_token"])
+    assert "nats per token not a number" not in dict(watched_lines(result.metrics))["monitor"]
     assert train_sft(config(tmp_path, "stop")).already_done
+
+
+@pytest.mark.parametrize("action", ["rollback", "stop"])
+def test_the_record_holds_the_numbers_of_the_weights_that_are_kept(
+    action: str, tmp_path: Path, poison: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best step is not the one before NaN: the numbers of neither that nor any other may stand beside it."""
+    poison(6)
+    losses = iter([4.0, 1.0, 2.0])  # after steps 0, 2 and 4
+    original = sft_module.evaluate_sft
+    monkeypatch.setattr(sft_module, "evaluate_sft", lambda *a: {"loss": next(losses, original(*a)["loss"])})
+    result = train_sft(config(tmp_path, action))
+    assert (result.steps, result.metrics["model_of_step"]) == (6, 2)
+    assert (result.metrics["loss"], result.metrics["best_validation_loss"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("number", "what"), [(6, "after step 6"), (5, "the loss is nan in step 6")])
+@pytest.mark.parametrize("lacking", [{"keep_best": False}, {"validation": 0.0}])
+def test_stop_with_nothing_kept_to_go_back_to_is_an_error(
+    lacking: dict[str, Any], number: int, what: str, tmp_path: Path, poison: Callable[..., None]
+) -> None:
+    """The checkpoints stay, and no model is written."""
+    poison(number)
+    with pytest.raises(TrainingError, match=what):
+        train_sft(config(tmp_path, "stop", **lacking))
+    assert not (tmp_path / "run" / "model").exists()
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("action", [None, "warn"])
 @pytest.mark.parametrize(("validation", "what"), [(0.2, "validation loss is nan after step 6"), (0.0, "the monitor")])
 def test_without_a_guard_that_acts_it_is_an_error(
-    action: str | None, validation: float, what: str, tmp_path: Path, poison: Callable[[int], None]
+    action: str | None, validation: float, what: str, tmp_path: Path, poison: Callable[..., None]
 ) -> None:
     poison(6)
     with pytest.raises(TrainingError, match=what):
@@ -179,7 +211,7 @@ def test_nan_at_the_start_is_an_error_whatever_the_guard(
         train_sft(config(tmp_path, "stop", validation=validation))
 
 
-def test_rollback_with_nothing_inside_to_go_back_to_is_an_error(tmp_path: Path, poison: Callable[[int], None]) -> None:
+def test_rollback_with_nothing_inside_to_go_back_to_is_an_error(tmp_path: Path, poison: Callable[..., None]) -> None:
     """The start is above the maximum and nothing comes below it, so nothing was kept: NaN must not be the model."""
     poison(6)
     guard = {"nats_per_token": {"max": 0.1}, "action": "rollback"}
@@ -188,11 +220,13 @@ def test_rollback_with_nothing_inside_to_go_back_to_is_an_error(tmp_path: Path, 
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_bound_that_was_never_met_is_passed_by_nan_too(tmp_path: Path, poison: Callable[[int], None]) -> None:
-    """`max` counts once it was met, but weights without numbers will not learn their way there."""
+def test_a_bound_that_was_never_met_is_passed_by_nan_too(tmp_path: Path, poison: Callable[..., None]) -> None:
+    """`max` counts once it was met, but weights without numbers will not learn their way there. What is kept is the
+    best by the validation, wherever it lies."""
     poison(6)
     guard = {"nats_per_token": {"max": 0.1}, "action": "stop"}
     result = train_sft(config(tmp_path, None, guard=guard))
+    assert result.metrics["within_bounds"] is False
     assert (result.steps, result.metrics["ended_by"]) == (6, "guard")
     assert guard_of(result.out)["looks"][-1]["passed"] == ["nats_per_token.max"]
 
@@ -220,12 +254,50 @@ def test_a_validation_that_is_not_finite_ends_the_run_where_the_look_sees_nothin
     assert result.metrics["within_bounds"] is True
 
 
+@pytest.mark.parametrize("value", [math.nan, 1e38])
+@pytest.mark.parametrize(
+    ("number", "validation", "bound"),
+    [(5, 0.2, {"tokens": {"max_drop": 0.3}}), (6, 0.0, {"answers": {"max_drop": 0.05}})],
+)
+def test_a_guard_on_answers_alone_sees_nan(
+    number: int, validation: float, bound: dict[str, Any], value: float, tmp_path: Path, poison: Callable[..., None]
+) -> None:
+    """NaN is answered greedily with some token, up to the limit of each answer, as the start does: the answers are
+    inside. Weights of 1e38 are finite, and overflow in the forward."""
+    poison(number, value)
+    guard = {**bound, "action": "rollback", "sure": False}
+    monitor = {"parts": ["answers"], "sample": 2, "max_new_tokens": 4}
+    result = train_sft(config(tmp_path, None, guard=guard, monitor=monitor, validation=validation))
+    assert (result.steps, result.metrics["model_of_step"], result.metrics["ended_by"]) == (number, 4, "guard")
+    assert "log-probability that is not finite" in result.metrics["ended"]
+    assert "monitor/nats_per_token" not in result.metrics, "the prompts are read, and nothing is measured on them"
+
+
+def test_answers_of_nan_without_a_guard_are_an_error(tmp_path: Path, poison: Callable[..., None]) -> None:
+    poison(6)
+    monitor = {"parts": ["answers"], "sample": 2, "max_new_tokens": 4, "every": 2}
+    with pytest.raises(TrainingError, match="the monitor after step 6: policy gives a log-probability that is not"):
+        train_sft(config(tmp_path, None, monitor=monitor, validation=0.0))
+
+
+def test_a_text_s_id_is_no_markup(tmp_path: Path, poison: Callable[..., None]) -> None:
+    """The message names the text; rich would take `[/x]` for the end of a style that never began."""
+    poison(6)
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"id": "[/x]", "title": "none", "text": "hello world " * 9}) + "\n")
+    monitor = {"parts": ["nats_per_token"], "prose": str(file), "every": "validation"}
+    said = io.StringIO()
+    guard = {**BOUND, "action": "rollback", "sure": False}
+    train_sft(config(tmp_path, None, guard=guard, monitor=monitor), console=Console(file=said, width=300))
+    assert "is not finite ([/x])" in said.getvalue()
+
+
 # ---- a step that meets it first ----
 
 
 @pytest.mark.parametrize("action", ["rollback", "stop"])
 def test_a_step_that_meets_nan_has_the_weights_looked_at(
-    action: str, tmp_path: Path, poison: Callable[[int], None]
+    action: str, tmp_path: Path, poison: Callable[..., None]
 ) -> None:
     """Step 5 breaks the weights, step 6 finds a loss of NaN, and no look is due in between."""
     poison(5)
@@ -233,8 +305,8 @@ def test_a_step_that_meets_nan_has_the_weights_looked_at(
     result = train_sft(config(tmp_path, action), console=Console(file=said, width=300))
     assert "the loss is nan in step 6: looking at the weights" in said.getvalue()
     assert (result.steps, result.metrics["ended_by"]) == (5, "guard")
-    assert result.metrics["model_of_step"] == (4 if action == "rollback" else 5)
-    assert result.metrics["within_bounds"] is (action == "rollback")
+    assert result.metrics["model_of_step"] == 4
+    assert result.metrics["within_bounds"] is True
     (entry,) = guard_of(result.out)["looks"]
     assert entry["step"] == 5
     assert [line["step"] for line in lines(result.out) if "loss" in line] == [1, 2, 3, 4, 5]
@@ -272,7 +344,7 @@ def test_a_step_that_meets_nan_with_sound_weights_is_an_error(tmp_path: Path, mo
 
 @pytest.mark.parametrize(("number", "after"), [(5, 3), (5, "end"), (6, 4), (6, "end")])
 def test_a_run_that_was_cut_off_decides_the_same(
-    number: int, after: int | str, tmp_path: Path, poison: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    number: int, after: int | str, tmp_path: Path, poison: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off with a checkpoint before NaN is met, or after the decision and before the end of the run is written."""
     poison(number)
@@ -302,7 +374,7 @@ def test_a_run_that_was_cut_off_decides_the_same(
 
 @pytest.mark.parametrize("number", [5, 6])
 def test_a_signal_in_the_look_that_meets_nan_is_obeyed(
-    number: int, tmp_path: Path, poison: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, poison: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The resume makes up for the look, and knows what the validation had found."""
     poison(number)
@@ -329,7 +401,7 @@ def test_a_signal_in_the_look_that_meets_nan_is_obeyed(
 
 
 @pytest.mark.parametrize("number", [3, 4])
-def test_ppo_rolls_back_too(number: int, tmp_path: Path, poison: Callable[[int], None]) -> None:
+def test_ppo_rolls_back_too(number: int, tmp_path: Path, poison: Callable[..., None]) -> None:
     """Four steps a rollout: the evaluation after the fourth meets it, or the step after the third does."""
     poison(number)
     values = ppo_config(tmp_path, eval_every=1).model_dump()
@@ -340,7 +412,7 @@ def test_ppo_rolls_back_too(number: int, tmp_path: Path, poison: Callable[[int],
     assert all(bool(tensor.isfinite().all()) for tensor in weights(result.out).values())
 
 
-def test_ppo_rolls_back_where_the_next_rollout_meets_it(tmp_path: Path, poison: Callable[[int], None]) -> None:
+def test_ppo_rolls_back_where_the_next_rollout_meets_it(tmp_path: Path, poison: Callable[..., None]) -> None:
     """Nothing is evaluated between the two rollouts."""
     poison(4)
     values = ppo_config(tmp_path, eval_every=100).model_dump()
@@ -349,7 +421,7 @@ def test_ppo_rolls_back_where_the_next_rollout_meets_it(tmp_path: Path, poison: 
     assert (result.steps, result.metrics["model_of_step"], result.metrics["ended_by"]) == (4, 0, "guard")
 
 
-def test_ppo_without_a_guard_says_what_is_not_finite(tmp_path: Path, poison: Callable[[int], None]) -> None:
+def test_ppo_without_a_guard_says_what_is_not_finite(tmp_path: Path, poison: Callable[..., None]) -> None:
     poison(4)
     with pytest.raises(TrainingError, match="the policy gives a log-probability that is not finite after step 4"):
         train_ppo(ppo_config(tmp_path, eval_every=1))
@@ -368,6 +440,15 @@ def test_what_is_not_finite_is_never_best(sign: int, value: float, tmp_path: Pat
     keeper.consider(2, 1.0, None)
     keeper.consider(3, value, None)
     assert (keeper.step, keeper.value) == (2, 1.0)
+
+
+def test_weights_at_which_a_look_found_nan_are_never_best(tmp_path: Path) -> None:
+    """Whatever the validation says, and whether the guard goes back or stops."""
+    for only_inside in (False, True):
+        keeper = Keeper(Best(), tmp_path / "best", {}, wanted=False, only_inside=only_inside)
+        keeper.consider(1, 2.0, Look(1, {}))
+        keeper.consider(2, 1.0, Look(2, {}, not_finite="a log-probability"))
+        assert (keeper.step, keeper.value) == (1, 2.0)
 
 
 @pytest.mark.parametrize(

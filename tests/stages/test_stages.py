@@ -233,6 +233,7 @@ def test_best_weights_are_kept(tmp_path: Path) -> None:
     best = min(losses, key=losses.__getitem__)
     assert best != result.steps, "the test needs a run that gets worse"
     assert result.metrics["model_of_step"] == best
+    assert result.metrics["loss"] == result.metrics["best_validation_loss"] == losses[best]
 
 
 @pytest.mark.parametrize(

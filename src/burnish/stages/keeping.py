@@ -77,13 +77,18 @@ class Keeper:
         self.look: Look | None = None
         self.ended: End | None = None
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether there are weights on disk to go back to."""
+        return self.step is not None and (self.wanted or self.only_inside)
+
     def consider(self, done: int, value: float | None, look: Look | None) -> None:
         """Keep the weights after `done` steps if they are the best so far.
 
         Without validation (`value` is none) the latest weights inside the bounds are the best. A value that is not
-        finite is never best, whatever it is compared with.
+        finite is never best, whatever it is compared with; nor are weights at which a look found NaN or infinity.
         """
-        if value is not None and not math.isfinite(value):
+        if (value is not None and not math.isfinite(value)) or (look is not None and look.not_finite is not None):
             return
         counts = value is not None
         if self.only_inside:
@@ -121,7 +126,7 @@ class Keeper:
         """
         back = self.wanted if self.ended is None else self.ended.rollback
         back = back or (self.only_inside and last is not None and not last.inside)
-        if not back or not (self.wanted or self.only_inside) or self.step is None:
+        if not back or not self.goes_back:
             return {"model_of_step": done}, last
         if self.step != done:
             path = self.directory / "weights.safetensors"

@@ -118,10 +118,10 @@ class TrainingLoop:
         self.looks_after = looks_after or (lambda done: True)
         self.optimiser = make_optimiser(parameters, self.config, rates or {})
         self._clipped = _by_prefix(parameters, apart)
-        self.state: dict[str, Any] = {"metrics": {}, "seconds": 0.0, "look": None, "owed": None}
-        """`metrics` of the last validation, `seconds` of all steps, the last `look` of the monitor; `owed` is what a
-        resume has to make up for: the look that a signal cut off, with the value that its step was validated to, or the
-        whole evaluation where the validation failed."""
+        self.state: dict[str, Any] = {"metrics": {}, "kept_metrics": {}, "seconds": 0.0, "look": None, "owed": None}
+        """`metrics` of the last validation, `kept_metrics` of that of the weights that are kept, `seconds` of all
+        steps, the last `look` of the monitor; `owed` is what a resume has to make up for: the look that a signal cut
+        off, with what its step's validation found, or the whole evaluation where the validation failed."""
         self.resumed_from = 0
         self.under_way: int | None = None
         self.stop_signal: int | None = None
@@ -131,7 +131,7 @@ class TrainingLoop:
         checkpoint = load_last(self.run.checkpoints, self.parameters, self.optimiser)
         self.fresh = checkpoint is None
         if checkpoint is not None:
-            self.resumed_from, self.state = checkpoint.step, checkpoint.state
+            self.resumed_from, self.state = checkpoint.step, {**self.state, **checkpoint.state}
             self.keeper.load(self.state.pop("keeper"))
             if self.monitor is not None:
                 self.monitor.load(self.state.pop("monitor"))
@@ -272,7 +272,7 @@ class TrainingLoop:
         looks = end
         if self.monitor is not None and not end and self.looks_after(done):
             looks = self.monitor.due(done, self.n_steps, self.state["seconds"], validates=validates)
-        value, not_finite = None, None
+        value, broken = None, None
         try:
             value = self._validate(done) if validates else None
             if self.monitor is not None and looks and not validates and self.keeper.only_inside:
@@ -282,42 +282,43 @@ class TrainingLoop:
         except NotFinite as error:
             if not self._may_end(done):
                 raise
-            looks, not_finite = True, error.found
+            looks, broken = True, error.found
         if validates or looks:
-            self._judge(done, value, not_finite, looks=looks)
+            self._judge(done, value, broken, looks=looks)
 
     def _may_end(self, done: int) -> bool:
         """Whether weights that give no numbers end the run by the guard: not those of the start, from which changes
-        count, and only with something to go back to where it is to go back."""
+        count, and only with something to go back to, for they are nobody's model."""
         guard = None if self.monitor is None else self.monitor.guard
-        if guard is None or not guard.acts or not done:
-            return False
-        return guard.action == "stop" or self.keeper.step is not None
+        return guard is not None and guard.acts and done > 0 and self.keeper.goes_back
 
-    def _judge(self, done: int, value: float | None, not_finite: str | None = None, *, looks: bool) -> None:
+    def _judge(self, done: int, value: float | None, broken: str | None, *, looks: bool) -> None:
         """Let the monitor look, then keep the weights if they are the best."""
         self.state["owed"], look = None, None
         if looks and self.monitor is not None:
             try:
-                look = self._look(done, self.monitor, not_finite)
+                look = self._look(done, self.monitor, broken)
             except _CutOff:
-                self.state["owed"] = {"value": value, "not_finite": not_finite}
+                self.state["owed"] = {"value": value, "broken": broken}
                 return
             self.state["look"] = look_as_dict(look)
         self.keeper.consider(done, value, look)
+        if self.keeper.step == done:
+            self.state["kept_metrics"] = self.state["metrics"]
 
-    def _look(self, done: int, monitor: Monitor, not_finite: str | None) -> Look:
+    def _look(self, done: int, monitor: Monitor, broken: str | None) -> Look:
         def between(what: str, n_done: int, total: int) -> None:
             self.progress.message(f"monitor: {what} {n_done}/{total}")
             if self.stop_signal is not None:
                 raise _CutOff
 
         ends = self._may_end(done)
-        look = monitor.look(done, self.state["seconds"], between, ends=ends, not_finite=not_finite)
+        look = monitor.look(done, self.state["seconds"], between, ends=ends, not_finite=broken)
         self.record({"step": done, **look.metrics})
         self.progress.look(done, look.metrics)
-        if (look.passed or look.not_finite) and monitor.guard is not None and monitor.guard.acts:
-            self.end("guard", look.why, rollback=monitor.guard.action == "rollback")
+        broke = look.not_finite is not None
+        if (look.passed or broke) and monitor.guard is not None and monitor.guard.acts:
+            self.end("guard", look.why, rollback=broke or monitor.guard.action == "rollback")
         return look
 
     def _validate(self, done: int) -> float | None:
@@ -373,6 +374,7 @@ class TrainingLoop:
         """Put the weights that are kept into the model; returns what the run's record says at the end."""
         last = look_of(self.state["look"])
         kept, look = self.keeper.conclude(self.done, last if last is not None and last.step == self.done else None)
+        measured = self.state["metrics" if kept["model_of_step"] == self.done else "kept_metrics"]
         ended = self.keeper.ended
         if ended is not None:
             kept |= {"ended": ended.why, "ended_by": ended.by}
@@ -380,7 +382,7 @@ class TrainingLoop:
             said = f"the {ended.by} ended the stage after step {self.done}{back}"
             self.progress.console.print(said, style="red", highlight=False)
         watched = {} if self.monitor is None else self.monitor.conclude(look, self.state["seconds"])
-        return {**self.state["metrics"], **kept, **watched, "seconds": self.state["seconds"]}
+        return {**measured, **kept, **watched, "seconds": self.state["seconds"]}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop_signal is not None:

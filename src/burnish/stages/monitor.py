@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from burnish.errors import ConfigError, ModelError, NotFiniteError, TrainingError
+from burnish.evaluation.answers import Responder
 from burnish.evaluation.bounds import TOKENS, Outcomes, Reading, not_a_number, outcomes_of, read_bound
 from burnish.evaluation.intervals import MIN_PAIRS
-from burnish.evaluation.light import light_suite
+from burnish.evaluation.light import MULTIPLE_CHOICE, NATS_PER_TOKEN, expand_parts, light_suite
+from burnish.evaluation.public_sets import split_format
+from burnish.evaluation.retention import choice_prompt, demand_finite
+from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card, Suite, evaluate
 from burnish.files import write_json
+from burnish.models.fingerprint import data_fingerprint
 from burnish.models.roles import Role
 from burnish.rollout.responder import ModelResponder
 from burnish.rollout.speakers import Speaker
@@ -93,17 +98,36 @@ def read_suite(config: TrainConfig) -> Suite | None:
                 raise ConfigError(
                     f"the guard is to be sure of {metric!r}, and {n} of it are measured: no interval of so few is sure",
                     where=f"guard.{metric}",
-                    fix=f"let monitor.sample or monitor.questions give {MIN_PAIRS} of it, or say guard.sure: false",
+                    fix=f"let {_source(metric)} give {MIN_PAIRS} of it, or say guard.sure: false",
                 )
     return suite
 
 
 def _units(suite: Suite, metric: str) -> int:
-    if metric == "multiple_choice":
+    if metric == MULTIPLE_CHOICE:
         return len(suite.choices)
-    if metric == "nats_per_token":
+    if metric == NATS_PER_TOKEN:
         return len(suite.prose)
     return sum(metric in (row.behaviour, "stops", TOKENS) for row in suite.rows)
+
+
+def _source(metric: str) -> str:
+    """The settings that say how much of a metric is measured."""
+    named = {MULTIPLE_CHOICE: "monitor.questions", NATS_PER_TOKEN: "monitor.prose"}
+    return named.get(metric, "monitor.sample, and monitor.prompts,")
+
+
+def watched_inputs(config: TrainConfig) -> dict[str, str]:
+    """Setting -> hash of the content of each file that the looks of a stage read; empty where nothing is monitored."""
+    settings = config.watched if isinstance(config, PolicyConfig) else None
+    if settings is None:
+        return {}
+    parts, found = expand_parts(settings.parts), {}
+    if set(parts) & set(BEHAVIOUR_NAMES):
+        found["monitor.prompts"] = data_fingerprint(split_format(settings.prompts)[1])
+    if NATS_PER_TOKEN in parts:
+        found["monitor.prose"] = data_fingerprint(settings.prose)
+    return found
 
 
 def make_monitor(config: PolicyConfig, ground: Ground, policy: Role, run: Run, console: Console) -> Monitor | None:
@@ -231,6 +255,8 @@ class Monitor:
     def _ask(self, between: Callable[[str, int, int], None]) -> Card:
         with random_state_kept():
             responder: Any = ModelResponder(self.speaker)
+            if not (self.suite.choices or self.suite.prose):
+                _demand_numbers(responder, self.suite)
             return evaluate(responder, self.suite, progress=between)
 
     def _read(self, found: Mapping[str, Outcomes] | None) -> tuple[Reading, ...]:
@@ -274,7 +300,8 @@ class Monitor:
         if self.guard is None:
             return
         if look.not_finite is not None:
-            self.console.print(f"guard, step {look.step}: {look.not_finite}", style="red", highlight=False)
+            said = f"guard, step {look.step}: {look.not_finite}"  # holds a text's id, which the user chose
+            self.console.print(said, style="red", highlight=False, markup=False)
         for reading in look.passed:
             name = f"{reading.metric}.{reading.rule}"
             if name not in self._said:
@@ -330,6 +357,18 @@ class Monitor:
         for path in (self.run.out / MONITOR).glob("step-*.json"):
             if int(path.stem.removeprefix("step-")) > self.last:
                 path.unlink()  # of a life that was cut off
+
+
+def _demand_numbers(responder: Responder, suite: Suite) -> None:
+    """Greedy answers come of NaN too, the same at every step and without an error: the prompts are read first, as raw
+    text. Choices and prose are read anyway.
+
+    Raises:
+        NotFiniteError: the model gives a log-probability that is not finite.
+    """
+    texts = [choice_prompt(row.messages[-1].content) for row in suite.rows]  # two tokens or more, whatever the prompt
+    for row, (nats, _) in zip(suite.rows, responder.nats(texts), strict=True):
+        demand_finite([nats], responder.name, row.id)
 
 
 def look_as_dict(look: Look | None) -> dict[str, Any] | None:

@@ -308,11 +308,12 @@ class Stage:
         rollout.metrics["sampling_tokens_per_second"] = int(sampled.mask.sum()) / seconds
         rollout.metrics.update({"score": float(raw.mean()), "score_std": float(raw.std(unbiased=False))})
         if not math.isfinite(kl := rollout.metrics["kl"]):
+            found = f"the KL of rollout {number + 1} is {kl}: the policy's log-probs are not finite"
             raise NotFinite(
-                f"the KL of rollout {number + 1} is {kl}: the policy's log-probs are not finite; training stopped, the "
-                "last checkpoint is kept",
+                f"{found}; training stopped, the last checkpoint is kept",
                 where=str(self.run.checkpoints),
                 fix="lower the learning rate, or use --dtype float32",
+                found=found,
             )
         self.controller.update(kl)
         return rollout

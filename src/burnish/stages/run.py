@@ -47,7 +47,7 @@ class RunResult:
         out: the run's directory.
         model: the finished adapter or model.
         steps: optimiser steps done in all.
-        metrics: the last values of what was measured.
+        metrics: what was measured of the weights that the model is of (`model_of_step`), or last before them.
         resumed_from: the step at which this call took up the run; 0 for a fresh one.
         already_done: whether the run was finished before this call.
     """

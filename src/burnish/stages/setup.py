@@ -46,7 +46,7 @@ from burnish.models.lora import (
 from burnish.models.placement import DTYPES, pick_device, pick_dtype
 from burnish.models.roles import Backbone, Role, freeze
 from burnish.stages.config import TrainConfig
-from burnish.stages.monitor import read_suite
+from burnish.stages.monitor import read_suite, watched_inputs
 from burnish.stages.run import Run, model_of, open_run
 from burnish.stages.trackers import check_trackers
 
@@ -131,9 +131,10 @@ def stage_run(config: TrainConfig) -> Iterator[Run]:
 
 
 def _demand_same_inputs(run: Run) -> None:
-    """Note the content of data and of a starting adapter when a run begins; later they must be the same.
+    """Note the content of data, of a starting adapter and of what is monitored when a run begins; later they must be
+    the same: looks are held against that of the start, text by text.
 
-    That holds for a finished run too, but for the adapter, which a finished run can outlive.
+    A finished run can outlive all of these but its data.
     """
     config, before = run.config, run.record.get("inputs")
     inputs = {"data": data_fingerprint(config.data)}
@@ -145,6 +146,8 @@ def _demand_same_inputs(run: Run) -> None:
         directory = Path(model_of(str(getattr(config, name, None) or "-")))
         if not run.finished and directory.is_dir():
             inputs[name] = directory_fingerprint(directory)
+    if not run.finished:
+        inputs |= watched_inputs(config)
     changed = [name for name, found in inputs.items() if (before or inputs).get(name, found) != found]
     if changed:
         raise OutputDirError(

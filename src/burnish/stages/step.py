@@ -19,7 +19,7 @@ class NotFinite(TrainingError):
         found: what is not finite, without when.
     """
 
-    def __init__(self, what: str, *, where: str, fix: str, found: str = "") -> None:
+    def __init__(self, what: str, *, where: str, fix: str, found: str) -> None:
         super().__init__(what, where=where, fix=fix)
         self.found = found
 
@@ -102,6 +102,7 @@ def not_finite(what: str, step: int, origins: Sequence[str]) -> NotFinite:
         f"{what} in step {step + 1}; training stopped, the last good weights are kept",
         where=f"examples {shown}",
         fix="look at these examples (burnish check), lower the learning rate, or use --dtype float32",
+        found=what,
     )
 
 
