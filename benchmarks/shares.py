@@ -1,7 +1,7 @@
 """What the time of a training step goes into, by kind of operation.
 
     python benchmarks/shares.py                                          DPO of the starter's pairs
-    python benchmarks/shares.py --stage sft --model smollm2-135m-instruct --data pairs.jsonl --set max_length=512
+    python benchmarks/shares.py --stage sft --model smollm2-135m-instruct --data pairs.jsonl --setting max_length=512
 
 One step warms up, the next ones are watched by torch.profiler, which itself takes a few per cent. Shares are of the
 time within operators; what Python takes between them is the rest of the step.
@@ -9,7 +9,6 @@ time within operators; what Python takes between them is the rest of the step.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections import defaultdict
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.sides import replace
-from step import DATA, stage_of
+from step import common_settings, settings_of, stage_of, stage_parser
 
 LOW_RANK, WEIGHTS, ATTENTION = "products of rank r", "other products", "attention"
 ELEMENT, COPY, OTHER = "element by element", "copies: cat, contiguous, zeros", "others"
@@ -81,24 +80,11 @@ def watched(stage: str, settings: dict[str, Any], steps: int, rank: int) -> tupl
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=sorted(DATA), default="dpo")
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--data", help="the starter's if not given")
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser = stage_parser(__doc__, stage="dpo", model="smollm2-135m-instruct", batch_size=8, steps=2)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="more settings of the stage")
     arguments = parser.parse_args()
-    settings = {
-        "model": arguments.model,
-        "data": arguments.data or DATA[arguments.stage],
-        "dtype": arguments.dtype,
-        "batch_size": arguments.batch_size,
-        "lora": {"rank": arguments.rank},
-        **dict(setting.split("=", 1) for setting in arguments.set),
-    }
+    settings = settings_of(common_settings(arguments), f"dtype={arguments.dtype} lora.rank={arguments.rank}")
     seconds, wall = watched(arguments.stage, settings, arguments.steps, arguments.rank)
     table = Table("kind", "seconds a step", "share", title=f"{arguments.stage}, {arguments.model}, {arguments.dtype}")
     for kind, value in sorted(seconds.items(), key=lambda one: -one[1]):

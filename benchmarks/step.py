@@ -69,17 +69,30 @@ def measured(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[st
     return run([*command, "--steps", str(arguments.steps), "--alone", json.dumps(settings)])
 
 
+def stage_parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """A command line that says which steps of which stage; `common_settings` makes the stage's settings of it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=sorted(DATA))
+    parser.add_argument("--model")
+    parser.add_argument("--data", help="the starter's if not given")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument(
+        "--setting", nargs="*", default=[], metavar="FIELD=VALUE", help="more of the stage's: too_long=skip"
+    )
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def common_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The stage's settings that a command line of `stage_parser` asks for."""
+    common = {"model": arguments.model, "data": arguments.data or DATA[arguments.stage]}
+    return settings_of({**common, "batch_size": arguments.batch_size}, " ".join(arguments.setting))
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=sorted(DATA), default="sft")
-    parser.add_argument("--model", default="gemma-3-270m")
-    parser.add_argument("--data", help="the starter's if not given")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument(
-        "--setting", nargs="*", default=[], metavar="FIELD=VALUE", help="of the stage, in all lines: too_long=skip"
-    )
+    parser = stage_parser(__doc__, stage="sft", model="gemma-3-270m", batch_size=16, steps=3)
     parser.add_argument(
         "--variant", action="append", metavar="FIELD=VALUE", help="one more line; several fields with blanks between"
     )
@@ -88,8 +101,7 @@ def main() -> None:
     if arguments.alone:
         print(json.dumps(steps_of(arguments.stage, json.loads(arguments.alone), arguments.steps)))
         return
-    common = {"model": arguments.model, "data": arguments.data or DATA[arguments.stage]}
-    common = settings_of({**common, "batch_size": arguments.batch_size}, " ".join(arguments.setting))
+    common = common_settings(arguments)
     variants = DTYPES if arguments.variant is None and not arguments.setting else ["", *(arguments.variant or [])]
     preload = os.environ.get("LD_PRELOAD", "")
     title = f"{arguments.stage}, {arguments.model}" + (f", with {Path(preload).name}" if preload else "")

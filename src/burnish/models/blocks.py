@@ -162,7 +162,7 @@ class _BlockAttention(torch.autograd.Function):
         sums = []  # logarithms of the softmax's denominators
         for i, blocks in enumerate(rows):
             for block in blocks:
-                q, k, v = query[i : i + 1, :, block.queries], _taken(key[i], block.keys), _taken(value[i], block.keys)
+                q, k, v = _of_block(block, query[i], key[i], value[i])
                 mask = block.additive(query.dtype)
                 part, logs = _attend(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale)
                 out[i, block.queries] = part[0].transpose(0, 1)
@@ -182,7 +182,7 @@ class _BlockAttention(torch.autograd.Function):
             # A prompt's keys get a gradient of every response: in bfloat16 the sum would lose the later ones.
             totals = [torch.zeros_like(x[i], dtype=wide) for x in (key, value)]
             for block in blocks:
-                q, k, v = query[i : i + 1, :, block.queries], _taken(key[i], block.keys), _taken(value[i], block.keys)
+                q, k, v = _of_block(block, query[i], key[i], value[i])
                 upstream, part = (x[i : i + 1, block.queries].transpose(1, 2) for x in (grad, out))
                 mask = block.additive(query.dtype)
                 parts = _attend_backward(
@@ -193,6 +193,11 @@ class _BlockAttention(torch.autograd.Function):
                     _add(total, block.keys, one[0])
             grads[1][i], grads[2][i] = totals
         return *grads, None, None
+
+
+def _of_block(block: Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(1, H, queries or keys, head) what a block reads of a row's (H, T, head)."""
+    return query[:, block.queries].unsqueeze(0), _taken(key, block.keys), _taken(value, block.keys)
 
 
 def _taken(x: Tensor, places: tuple[slice, ...]) -> Tensor:
