@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from burnish.ops import entropy as entropy_module
 from burnish.ops import logprobs
 from burnish.ops.entropy import token_entropy
 from burnish.ops.logprobs import OutputHead
@@ -157,20 +156,36 @@ def test_negligible_columns_cost_the_gradient_little(monkeypatch: pytest.MonkeyP
     expected = whole_entropy(exact, weight)
     expected.sum().backward()
     taken: list[int] = []
-    original = entropy_module.columns_with_mass
+    original = logprobs.columns_with_mass
 
     def spy(p, total, states):
         columns = original(p, total, states)
         taken.append(p.shape[1] if columns is None else columns.numel())
         return columns
 
-    monkeypatch.setattr(entropy_module, "columns_with_mass", spy)
+    monkeypatch.setattr(logprobs, "columns_with_mass", spy)
     single = hidden.float().requires_grad_()
     got = token_entropy(single, OutputHead(weight.float()))
     got.sum().backward()
     assert sum(taken) < 0.4 * vocabulary * 3  # three tiles of tokens
     assert torch.allclose(got.double(), expected, rtol=1e-5, atol=1e-5)
     assert (single.grad.double() - exact.grad).norm() < 1e-3 * exact.grad.norm()
+
+
+def test_negligible_columns_that_point_the_same_way_are_not_lost() -> None:
+    # 2,000 tokens of the tail, all with the row (0, 1): little each, but all of the gradient's second component.
+    weight = torch.zeros(2002, 2)
+    weight[0, 0], weight[1, 0] = 1.0, -1.0
+    weight[2:, 1] = 1.0
+    bias = torch.full((2002,), math.log(2e-8))
+    bias[:2] = math.log(0.5)
+    hidden = torch.tensor([[0.0, 0.0], [0.3, -0.5], [-0.2, 0.5]])
+    exact = hidden.double().requires_grad_()
+    whole_entropy(exact, weight.double(), bias=bias.double()).sum().backward()
+    assert exact.grad[0, 1].abs().item() > 1e-4
+    single = hidden.clone().requires_grad_()
+    token_entropy(single, OutputHead(weight, bias)).sum().backward()
+    assert torch.allclose(single.grad.double(), exact.grad, rtol=1e-3, atol=1e-7)
 
 
 def test_bf16_is_near() -> None:

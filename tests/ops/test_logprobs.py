@@ -165,6 +165,36 @@ def test_negligible_columns_cost_the_gradient_no_more_than_promised(
     assert (single.grad.double() - exact.grad).norm() < 3e-4 * exact.grad.norm()
 
 
+def test_negligible_columns_that_point_the_same_way_are_not_lost() -> None:
+    # 2,000 tokens of the tail, all with the row (0, 1) and a probability of about 5e-7 each: together 1e-3 of the mass,
+    # and all that the second component of the gradient is made of. The targets are the two tokens that have the rest.
+    weight = torch.zeros(2002, 2)
+    weight[0, 0], weight[1, 0] = 1.0, -1.0
+    weight[2:, 1] = 1.0
+    bias = torch.full((2002,), math.log(5e-7))
+    bias[:2] = math.log(0.5)
+    hidden = torch.tensor([[0.0, 0.0], [0.3, -0.5], [-0.2, 0.5]])
+    targets = torch.tensor([0, 1, 1])
+    exact = hidden.double().requires_grad_()
+    whole_logprobs(exact, weight.double(), bias.double(), 1.0, None, targets).sum().backward()
+    assert exact.grad[0, 1].item() == pytest.approx(-1e-3, rel=0.01)
+    single = hidden.clone().requires_grad_()
+    token_logprobs(single, OutputHead(weight, bias), targets).sum().backward()
+    assert torch.allclose(single.grad.double(), exact.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_a_flat_distribution_over_a_large_vocabulary_keeps_its_mean() -> None:
+    # Every one of 150,000 tokens is below bfloat16's threshold of 1e-5: d log p(y) / dh = W_y - mean of W, where the
+    # rows left out would leave W_y.
+    weight = torch.zeros(150_000, 2)
+    weight[:, 0] = 4.0
+    weight[7] = torch.tensor([8.0, 1.0])
+    hidden = torch.zeros(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    token_logprobs(hidden, OutputHead(weight.bfloat16()), torch.tensor([7, 8, 8])).sum().backward()
+    expected = torch.tensor([[4.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    assert torch.allclose(hidden.grad.float(), expected, rtol=0.01, atol=0.01)
+
+
 def test_a_token_that_matters_to_one_row_only_is_kept() -> None:
     # Column 1 has probability 1e-12 in the first row and 1/2 in the second: its share must reach the second's gradient.
     weight = torch.tensor([[0.0], [1.0], *[[0.0]] * 8])

@@ -26,8 +26,8 @@ from burnish.ops.logprobs import (
     OutputHead,
     Tile,
     Tiles,
+    WeighedRows,
     accumulate_dtype,
-    columns_with_mass,
     output_gradients,
     token_slices,
 )
@@ -164,12 +164,8 @@ def _add_tile(
         tile: the columns.
         hidden: (n, D), for its dtype and device.
     """
-    columns = columns_with_mass(e * distance.abs().clamp_(min=1.0), total, hidden)
-    rows = tile.weight
+    rows = WeighedRows(tile.weight, e * distance.abs().clamp_(min=1.0), total, hidden)
     if slope is not None:
         e = torch.where(e > 0, e * slope, 0.0)
-    if columns is not None:
-        e, distance, rows = e[:, columns], distance[:, columns], rows[columns]
-    rows = rows.to(hidden.dtype)
-    mass.add_(e.to(hidden.dtype) @ rows)
-    jacobian.add_((e * distance).to(hidden.dtype) @ rows)
+    rows.add_to(mass, e)
+    rows.add_to(jacobian, e * distance)

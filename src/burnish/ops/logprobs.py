@@ -10,9 +10,11 @@ the running maximum of online softmax (Milakov & Gimelshein 2018, arXiv:1805.028
 per token: two matrix products over the vocabulary in all, none of them in backward, and memory flat in V. Only when
 the output matrix itself is trained are the logits computed again, tile by tile.
 
-Most of a vocabulary has no share in the sum over v: on a CPU the second product leaves out the columns of a tile whose
-probability is negligible for every token in it (Wijmans et al. 2025, arXiv:2411.09009, section 4.3, who do so by block
-in bf16). Log-probs are exact all the same; `NEGLIGIBLE` says what the gradient loses.
+Most of a vocabulary has next to no share in the sum over v: on a CPU the second product computes only the columns of a
+tile that are not negligible for every token in it (Wijmans et al. 2025, arXiv:2411.09009, section 4.3, who leave the
+others out, by block, in bf16). The others count all together, as their mean row: little as each of them is, they are
+many, point the same way in an embedding and at every token, and a loss that adds up tokens adds up what is missing.
+Log-probs are exact all the same; `NEGLIGIBLE` says what the gradient loses.
 
 Legend: N tokens, V vocabulary, D hidden, M substituted rows.
 """
@@ -34,10 +36,12 @@ VOCAB_TILE = 4096
 CUDA_FACTOR = 4
 """Tiles are so many times longer in both directions on a GPU, where launches cost more than cache misses."""
 NEGLIGIBLE = {torch.float32: 1e-6, torch.bfloat16: 1e-5}
-"""By the dtype of the hidden states: the probability below which a token of the vocabulary adds nothing to the
-gradient. Over responses of Gemma 3 270M, which keeps a quarter and an eighth of its 262,144 rows so, the gradient is
-off by 3e-4 and 2e-3 of its norm, both measured in float32 on one batch of 357 tokens; a rounding step of bf16 is 4e-3.
-Not in float64, and not on a GPU, where to ask which columns are left would stop the queue at every tile."""
+"""By the dtype of the hidden states: the probability below which a token of the vocabulary counts only as a part of the
+mean of its like. Of Gemma 3 270M, which computes a third (float32) and a seventh (bfloat16) of its 262,144 rows so, the
+gradient of LoRA is off by 4e-4 and 4e-3 of its norm over real responses, all pulled the same way, and by less where
+they pull against each other; without the mean it is 7e-3 and 3e-2 (tests/ops/test_real_logprobs.py, float32). A
+rounding step of bf16 is 4e-3. Not in float64, and not on a GPU, where to ask which columns are left would stop the
+queue at every tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,11 +327,8 @@ def _logprobs_of_tile(
             # At -inf the slope is -inf too and p is 0; their product must be 0.
             weights = p if slope is None else torch.where(p > 0, p * slope, 0.0)
             jacobian.mul_(shrink.unsqueeze(1))
-            rows = tile.weight
-            columns = columns_with_mass(p, total + torch.exp(target - new_highest), hidden)
-            if columns is not None:
-                weights, rows = weights[:, columns], rows[columns]
-            jacobian.add_(weights.to(hidden.dtype) @ rows.to(hidden.dtype))
+            rows = WeighedRows(tile.weight, p, total + torch.exp(target - new_highest), hidden)
+            rows.add_to(jacobian, weights)
         highest = new_highest
     others = highest + torch.log(total)
     lse = torch.logaddexp(others, target)
@@ -340,19 +341,44 @@ def _logprobs_of_tile(
     return target - lse, lse
 
 
-def columns_with_mass(p: Tensor, total: Tensor, hidden: Tensor) -> Tensor | None:
-    """The columns of a tile that are not negligible for all of its tokens, or none where all are to be taken.
+class WeighedRows:
+    """The rows of a tile, to be summed with weights; those that are negligible for all of its tokens as one mean row.
 
-    Args:
-        p: (n, tile) exp(logit - the highest so far).
-        total: (n,) their sum over the vocabulary so far; it only grows, so that a share is never underrated.
-        hidden: the tile's hidden states, for their dtype and device.
+    The mean is weighted by the rows' shares over all tokens: what it is off by at one token, it makes good at others.
     """
+
+    def __init__(self, rows: Tensor, share: Tensor, total: Tensor, hidden: Tensor) -> None:
+        """Args:
+        rows: (tile, D).
+        share: (n, tile) how much each row counts at most: exp(logit - the highest so far), or more.
+        total: (n,) the sum of exp over the vocabulary so far; it only grows, so that a share is never underrated.
+        hidden: (n, D) the tile's hidden states, for their dtype and device.
+        """
+        self.rows, self.dtype = rows.to(hidden.dtype), hidden.dtype
+        self.columns = columns_with_mass(share, total, hidden)
+        if self.columns is not None:
+            self.others = torch.ones_like(share[0]).index_fill_(0, self.columns, 0.0)
+            common = total.reciprocal() @ share * self.others
+            common /= common.sum().clamp_(min=torch.finfo(common.dtype).tiny)
+            self.mean = (common.to(self.dtype) @ self.rows).to(share.dtype)
+            self.rows = self.rows[self.columns]
+
+    def add_to(self, sums: Tensor, weights: Tensor) -> None:
+        """Add sum_v weights_v rows_v to `sums` (n, D), in place, given `weights` (n, tile)."""
+        if self.columns is not None:
+            sums.addr_(weights @ self.others, self.mean)
+            weights = weights[:, self.columns]
+        sums.add_(weights.to(self.dtype) @ self.rows)
+
+
+def columns_with_mass(share: Tensor, total: Tensor, hidden: Tensor) -> Tensor | None:
+    """The columns of a tile that are not negligible for all of its tokens, or none where all are to be computed; the
+    arguments are those of `WeighedRows`."""
     least = NEGLIGIBLE.get(hidden.dtype)
     if least is None or hidden.is_cuda:
         return None
-    columns = (p > (least * total).unsqueeze(1)).any(0).nonzero().squeeze(1)
-    return columns if 2 * columns.numel() < p.shape[1] else None
+    columns = (share > (least * total).unsqueeze(1)).any(0).nonzero().squeeze(1)
+    return columns if 2 * columns.numel() < share.shape[1] else None
 
 
 def output_gradients(
