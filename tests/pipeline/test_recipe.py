@@ -229,6 +229,22 @@ def test_a_monitor_finds_its_sets_beside_the_recipe_and_knows_their_content(tmp_
     assert {name for name in before if before[name] != after[name]} == {"monitor.prose"}
 
 
+def test_a_monitor_s_prompts_may_be_a_public_set_beside_the_recipe(tmp_path: Path) -> None:
+    prompts = tmp_path / "mine.jsonl"
+    row = '{"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}'
+    prompts.write_text(row + "\n", encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(WHOLE, encoding="utf-8")
+    stage = load_recipe(recipe, ["sft.monitor={parts: [format], prompts: 'ifeval:mine.jsonl'}"]).stages[0]
+    assert isinstance(stage.config, SFTConfig)
+    assert stage.config.monitor is not None
+    assert stage.config.monitor.prompts == f"ifeval:{prompts}"
+    before = depends_on(stage, {"model": "0"})
+    prompts.write_text(row.replace("No", "Use no") + "\n", encoding="utf-8")
+    after = depends_on(stage, {"model": "0"})
+    assert {name for name in before if before[name] != after[name]} == {"monitor.prompts"}
+
+
 def test_a_report_finds_its_sets_beside_the_recipe_and_knows_their_content_and_format(tmp_path: Path) -> None:
     (tmp_path / "mmlu").mkdir()
     (tmp_path / "mmlu/art_test.csv").write_text("Q?,a,b,c,d,A\n", encoding="utf-8")

@@ -35,6 +35,7 @@ from burnish.evaluation.rows import (
     objects,
     read_bytes,
 )
+from burnish.models.fingerprint import data_fingerprint, digest
 
 _PAIR = ("prompt", "chosen", "rejected")
 
@@ -295,6 +296,12 @@ def split_format(data: str) -> tuple[str | None, str]:
     if colon and (name in PROMPTS or name in QUESTIONS) and not Path(data).exists():
         return name, path
     return None, data
+
+
+def set_fingerprint(data: str) -> str:
+    """Hash of the content of an evaluation set, and of the format that it is read as where one is said."""
+    said, path = split_format(data)
+    return data_fingerprint(path) if said is None else digest([said, data_fingerprint(path)])
 
 
 def _load(

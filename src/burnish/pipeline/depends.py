@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from burnish.evaluation.public_sets import split_format
+from burnish.evaluation.public_sets import set_fingerprint
 from burnish.models.fingerprint import data_fingerprint, digest, model_fingerprint, tree_fingerprint
 from burnish.pipeline.fingerprint import MONITOR, code_fingerprint
 from burnish.pipeline.graph import RAW, Stage
@@ -59,7 +59,7 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         depends["models"] = digest(list(stage.config.models))  # the first is what the others are compared with
         depends |= {f"models.{label}": inputs[target] for label, target in stage.config.models.items()}
         sources = {"prompts": stage.config.prompts, "questions": stage.config.choices, "prose": stage.config.prose}
-        depends |= {name: _set_fingerprint(source) for name, source in sources.items()}
+        depends |= {name: set_fingerprint(source) for name, source in sources.items()}
         depends |= {name: inputs[target] for name, target in stage.rewards.items()}
         depends["judge"] = digest(stage.config.judge)
         depends |= _evidence(stage.config, inputs)
@@ -72,8 +72,9 @@ def depends_on(stage: Stage, inputs: Mapping[str, str]) -> dict[str, str]:
         file = Path(template).expanduser()
         depends["template"] = digest(file.read_text(encoding="utf-8") if file.is_file() else template)
         if watched is not None:
-            depends["monitor.prompts"] = data_fingerprint(watched.prompts)
-            depends["monitor.prose"] = data_fingerprint(watched.prose)
+            from burnish.stages.monitor import watched_inputs  # with torch
+
+            depends |= watched_inputs(watched)
         for name in NAMES_FUNCTIONS:
             if (named := getattr(stage.config, name, None)) is not None:
                 depends[name] = inputs[named] if name in stage.rewards else function_fingerprint(named)
@@ -92,9 +93,3 @@ def _evidence(config: ReportConfig, inputs: Mapping[str, str]) -> dict[str, str]
     if config.lm_eval_path is not None:
         found["lm_eval_path"] = tree_fingerprint(Path(config.lm_eval_path).expanduser())
     return found
-
-
-def _set_fingerprint(source: str) -> str:
-    """The content of an evaluation set, and the format that it is read as where one is said."""
-    said, path = split_format(source)
-    return data_fingerprint(path) if said is None else digest([said, data_fingerprint(path)])

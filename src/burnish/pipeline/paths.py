@@ -34,7 +34,7 @@ def located(config: Config, base: Path) -> Config:
             found[name] = value if is_module else located_path(path, base) + colon + function
     monitor = getattr(config, "monitor", None)
     if monitor is not None:
-        places = {"prompts": located_path(monitor.prompts, base), "prose": located_path(monitor.prose, base)}
+        places = {"prompts": _located_set(monitor.prompts, base), "prose": located_path(monitor.prose, base)}
         return config.model_copy(update={**found, "monitor": monitor.model_copy(update=places)})
     return config.model_copy(update=found)
 

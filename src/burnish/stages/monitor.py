@@ -21,7 +21,7 @@ from burnish.evaluation.answers import Responder
 from burnish.evaluation.bounds import TOKENS, Outcomes, Reading, not_a_number, outcomes_of, read_bound
 from burnish.evaluation.intervals import MIN_PAIRS
 from burnish.evaluation.light import MULTIPLE_CHOICE, NATS_PER_TOKEN, expand_parts, light_suite
-from burnish.evaluation.public_sets import split_format
+from burnish.evaluation.public_sets import set_fingerprint
 from burnish.evaluation.retention import choice_prompt, demand_finite
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.evaluation.suite import Card, Suite, evaluate
@@ -117,14 +117,11 @@ def _source(metric: str) -> str:
     return named.get(metric, "monitor.sample, and monitor.prompts,")
 
 
-def watched_inputs(config: TrainConfig) -> dict[str, str]:
-    """Setting -> hash of the content of each file that the looks of a stage read; empty where nothing is monitored."""
-    settings = config.watched if isinstance(config, PolicyConfig) else None
-    if settings is None:
-        return {}
+def watched_inputs(settings: MonitorConfig) -> dict[str, str]:
+    """Setting -> hash of the content of each file that the looks read."""
     parts, found = expand_parts(settings.parts), {}
     if set(parts) & set(BEHAVIOUR_NAMES):
-        found["monitor.prompts"] = data_fingerprint(split_format(settings.prompts)[1])
+        found["monitor.prompts"] = set_fingerprint(settings.prompts)
     if NATS_PER_TOKEN in parts:
         found["monitor.prose"] = data_fingerprint(settings.prose)
     return found

@@ -46,7 +46,7 @@ from burnish.models.lora import (
 )
 from burnish.models.placement import DTYPES, pick_device, pick_dtype
 from burnish.models.roles import Backbone, Role, freeze
-from burnish.stages.config import TrainConfig
+from burnish.stages.config import PolicyConfig, TrainConfig
 from burnish.stages.monitor import read_suite, watched_inputs
 from burnish.stages.run import Run, model_of, open_run
 from burnish.stages.trackers import check_trackers
@@ -147,8 +147,9 @@ def _demand_same_inputs(run: Run) -> None:
         directory = Path(model_of(str(getattr(config, name, None) or "-")))
         if not run.finished and directory.is_dir():
             inputs[name] = directory_fingerprint(directory)
-    if not run.finished:
-        inputs |= watched_inputs(config)
+    watched = config.watched if isinstance(config, PolicyConfig) else None
+    if watched is not None and not run.finished:
+        inputs |= watched_inputs(watched)
     changed = [name for name, found in inputs.items() if (before or inputs).get(name, found) != found]
     if changed:
         raise OutputDirError(
