@@ -29,7 +29,6 @@ from burnish.data.templates import ChatTemplate
 from burnish.errors import ConfigError, DataError, OutputDirError
 from burnish.files import atomic_directory
 from burnish.models.adapters import load_adapter, save_adapter
-from burnish.models.allocator import return_freed_tensors
 from burnish.models.config import LoRAConfig
 from burnish.models.export import merge, write_model
 from burnish.models.fingerprint import data_fingerprint, directory_fingerprint
@@ -182,8 +181,6 @@ def load_ground(config: TrainConfig, run: Run, console: Console) -> Ground:
     """Load the model with its tokenizer, and the adapter that the stage starts from (full fine-tuning merges it)."""
     full = config.tuning == "full"
     device = pick_device(config.device)
-    if device.type == "cpu":
-        return_freed_tensors()
     compute = compute_dtype(config, run, device)
     weights = torch.float32 if full else compute
     loaded = load_model(run.config.model, dtype=weights, device=device, echo=console.print)
