@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from burnish.ops import logprobs
+from burnish.ops.entropy import token_entropy
 from burnish.ops.logprobs import OutputHead, token_kl, token_logprobs
 
 V, D, N = 53, 7, 11
@@ -193,6 +194,22 @@ def test_a_flat_distribution_over_a_large_vocabulary_keeps_its_mean() -> None:
     token_logprobs(hidden, OutputHead(weight.bfloat16()), torch.tensor([7, 8, 8])).sum().backward()
     expected = torch.tensor([[4.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
     assert torch.allclose(hidden.grad.float(), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("op", ["logprobs", "entropy"])
+def test_a_token_that_is_no_number_leaves_the_others_alone(op: str) -> None:
+    # All columns but the first two are negligible, so that they would count as a mean over the tokens.
+    weight = torch.randn(5000, 4)
+    bias = torch.full((5000,), -25.0)
+    bias[:2] = 0.0
+    hidden = torch.randn(3, 4)
+    hidden[1] = math.nan
+    hidden.requires_grad_()
+    head = OutputHead(weight, bias)
+    values = token_entropy(hidden, head) if op == "entropy" else token_logprobs(hidden, head, torch.tensor([0, 1, 1]))
+    values[[0, 2]].sum().backward()
+    assert hidden.grad[[0, 2]].isfinite().all()
+    assert values.isnan().tolist() == [False, True, False]
 
 
 def test_a_token_that_matters_to_one_row_only_is_kept() -> None:

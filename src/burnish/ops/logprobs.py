@@ -38,10 +38,10 @@ CUDA_FACTOR = 4
 NEGLIGIBLE = {torch.float32: 1e-6, torch.bfloat16: 1e-5}
 """By the dtype of the hidden states: the probability below which a token of the vocabulary counts only as a part of the
 mean of its like. Of Gemma 3 270M, which computes a third (float32) and a seventh (bfloat16) of its 262,144 rows so, the
-gradient of LoRA is off by 4e-4 and 4e-3 of its norm over real responses, all pulled the same way, and by less where
-they pull against each other; without the mean it is 7e-3 and 3e-2 (tests/ops/test_real_logprobs.py, float32). A
-rounding step of bf16 is 4e-3. Not in float64, and not on a GPU, where to ask which columns are left would stop the
-queue at every tile."""
+log-probs' gradient is off by 4e-4 and 4e-3 of LoRA's norm over real responses, all pulled the same way, and by less
+where they pull against each other (tests/ops/test_real_logprobs.py, float32); a rounding step of bf16 is 4e-3. The
+entropy's loses more where a distribution is nearly flat: it is a covariance, of which one mean keeps nothing within a
+tile. Not in float64, and not on a GPU, where to ask which columns are left would stop the queue at every tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +344,8 @@ def _logprobs_of_tile(
 class WeighedRows:
     """The rows of a tile, to be summed with weights; those that are negligible for all of its tokens as one mean row.
 
-    The mean is weighted by the rows' shares over all tokens: what it is off by at one token, it makes good at others.
+    The mean is weighted by the rows' shares over all tokens, so that what it is off by at one token it makes good at
+    others; all but what the shares, of the sum so far, overrate where a token's mass lies in later tiles.
     """
 
     def __init__(self, rows: Tensor, share: Tensor, total: Tensor, hidden: Tensor) -> None:
@@ -360,7 +361,7 @@ class WeighedRows:
             self.others = torch.ones_like(share[0]).index_fill_(0, self.columns, 0.0)
             common = total.reciprocal() @ share * self.others
             common /= common.sum().clamp_(min=torch.finfo(common.dtype).tiny)
-            self.mean = (common.to(self.dtype) @ self.rows).to(share.dtype)
+            self.mean = common @ self.rows.to(common.dtype)
             self.rows = self.rows[self.columns]
 
     def add_to(self, sums: Tensor, weights: Tensor) -> None:
@@ -372,10 +373,10 @@ class WeighedRows:
 
 
 def columns_with_mass(share: Tensor, total: Tensor, hidden: Tensor) -> Tensor | None:
-    """The columns of a tile that are not negligible for all of its tokens, or none where all are to be computed; the
-    arguments are those of `WeighedRows`."""
+    """The columns of a tile that are not negligible for all of its tokens, or none where all are to be computed: also
+    where a token has NaN, which is its own and would reach the others through the mean. Arguments as `WeighedRows`."""
     least = NEGLIGIBLE.get(hidden.dtype)
-    if least is None or hidden.is_cuda:
+    if least is None or hidden.is_cuda or not total.isfinite().all():
         return None
     columns = (share > (least * total).unsqueeze(1)).any(0).nonzero().squeeze(1)
     return columns if 2 * columns.numel() < share.shape[1] else None
