@@ -22,7 +22,7 @@ from burnish.models.lowrank import lora_linear
 from burnish.models.norms import fuse_norms
 from burnish.models.roles import Backbone, ResponseLogps, freeze, hidden_of
 from burnish.models.trunk import Trunk
-from burnish.ops import logprobs
+from burnish.ops import tiles
 from burnish.ops.entropy import token_entropy
 from burnish.ops.logprobs import OutputHead, token_logprobs
 from burnish.rollout.sampler import SamplingParams, sample
@@ -88,8 +88,8 @@ def _leaves(device: str, dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
 
 def several_tiles(device: str) -> tuple[int, int]:
     """(tokens, vocabulary) of more than two tiles each on a device, the last of them uneven."""
-    factor = logprobs.CUDA_FACTOR if torch.device(device).type == "cuda" else 1
-    return 2 * logprobs.TOKEN_TILE * factor + 3, 2 * logprobs.VOCAB_TILE * factor + 5
+    factor = tiles.CUDA_FACTOR if torch.device(device).type == "cuda" else 1
+    return 2 * tiles.TOKEN_TILE * factor + 3, 2 * tiles.VOCAB_TILE * factor + 5
 
 
 def _vocabulary(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:

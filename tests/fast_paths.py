@@ -13,7 +13,7 @@ import pytest
 from burnish.data.groups import GroupBatch
 from burnish.models import attention, blocks, gated, lora, lowrank, merged, norms, remade, turned
 from burnish.models.trunk import Trunk, TrunkCache
-from burnish.ops import entropy, logprobs
+from burnish.ops import entropy, logprobs, tiles
 from burnish.rollout import cache, decoding, drawing, sampler
 
 TRAINING: dict[str, tuple[Any, str]] = {
@@ -24,7 +24,7 @@ TRAINING: dict[str, tuple[Any, str]] = {
     "inputs made again": (remade.Remaker, "remade"),
     "LoRA as one node": (lowrank._LoRAFunction, "forward"),
     "tiled log-probs": (logprobs._TokenLogprobs, "forward"),
-    "negligible columns": (logprobs, "columns_with_mass"),
+    "negligible columns": (tiles, "columns_with_mass"),
     "tiled entropy": (entropy._TokenEntropy, "forward"),
     "several roles in one pass": (GroupBatch, "repeated"),
     "trunk": (Trunk, "states"),
@@ -45,8 +45,8 @@ def everywhere(patch: pytest.MonkeyPatch) -> None:
     """Let tiny models take every fast path, with several tiles in both directions."""
     patch.setattr(blocks, "LEAST_TOKENS", 0)
     patch.setattr(blocks, "LEAST_SAVING", 0.0)
-    patch.setattr(logprobs, "TOKEN_TILE", 5)
-    patch.setattr(logprobs, "VOCAB_TILE", 20)
+    patch.setattr(tiles, "TOKEN_TILE", 5)
+    patch.setattr(tiles, "VOCAB_TILE", 20)
     patch.setattr(drawing, "_TILE", 40)
     patch.setattr(merged, "LEAST_PASSES", 1)
     patch.setitem(decoding.PASS_TOKENS, "cpu", 2)

@@ -16,7 +16,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
 GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest difference of two gradients' norms, relative. In float32 burnish takes columns of the output matrix together,
-which moves a gradient by up to 4e-4 of its norm (burnish.ops.logprobs.NEGLIGIBLE), and rounding adds 1e-5; in bfloat16
+which moves a gradient by up to 4e-4 of its norm (burnish.ops.tiles.NEGLIGIBLE), and rounding adds 1e-5; in bfloat16
 these are 4e-3 and, through some tens of layers that each round to 4e-3, a few hundredths."""
 
 LISTED = 3

@@ -76,16 +76,16 @@ def watch_dtypes(seen: set[str]) -> None:
 
 class HeadProducts:
     """How much of the output matrix's product in backward burnish computes: columns of the vocabulary that are
-    negligible for all tokens of a tile are left out of it (burnish.ops.logprobs)."""
+    negligible for all tokens of a tile are left out of it (burnish.ops.tiles)."""
 
     def __init__(self) -> None:
         self.computed = self.whole = 0
 
     def watch(self) -> None:
         """Count from here on. What is computed stays as it is."""
-        import burnish.ops.logprobs as logprobs
+        from burnish.ops import tiles
 
-        choose = logprobs.columns_with_mass
+        choose = tiles.columns_with_mass
 
         def counted(p: Any, total: Any, hidden: Any) -> Any:
             columns = choose(p, total, hidden)
@@ -93,7 +93,7 @@ class HeadProducts:
             self.whole += p.numel()
             return columns
 
-        replace(logprobs, "columns_with_mass", counted)
+        replace(tiles, "columns_with_mass", counted)
 
     def share(self) -> float | None:
         """Computed over whole; none where there was no such product, as in a reward model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import burnish.ops.logprobs as logprobs
+from burnish.ops import logprobs, tiles
 from common.flops import ModelSize, ppo_flops, sampling_flops, step_flops
 from common.sides import HeadProducts
 
@@ -38,7 +38,7 @@ def test_a_part_of_the_head_may_be_left_out() -> None:
 
 def test_the_columns_that_are_left_out_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tokens, each sure of its own column of 4,096: of the second product two columns are left."""
-    monkeypatch.setattr(logprobs, "columns_with_mass", logprobs.columns_with_mass)  # put back after the test
+    monkeypatch.setattr(tiles, "columns_with_mass", tiles.columns_with_mass)  # put back after the test
     head = HeadProducts()
     head.watch()
     assert head.share() is None

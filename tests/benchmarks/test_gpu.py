@@ -334,8 +334,8 @@ def test_without_a_gpu_the_script_says_so_and_measures_nothing(tmp_path: Path) -
 
 @pytest.fixture
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_check.logprobs, "TOKEN_TILE", 16)
-    monkeypatch.setattr(gpu_check.logprobs, "VOCAB_TILE", 128)
+    monkeypatch.setattr(gpu_check.tiles, "TOKEN_TILE", 16)
+    monkeypatch.setattr(gpu_check.tiles, "VOCAB_TILE", 128)
 
 
 @pytest.mark.usefixtures("_small_tiles")
@@ -358,8 +358,8 @@ def test_sizes_are_several_tiles_on_a_gpu_too() -> None:
     n, size = gpu_check.several_tiles("cuda")
     assert n > 2 * 2048
     assert size > 2 * 16_384
-    assert gpu_check.logprobs.VOCAB_TILE * gpu_check.logprobs.CUDA_FACTOR == 16_384
-    assert gpu_check.logprobs.TOKEN_TILE * gpu_check.logprobs.CUDA_FACTOR == 2048
+    assert gpu_check.tiles.VOCAB_TILE * gpu_check.tiles.CUDA_FACTOR == 16_384
+    assert gpu_check.tiles.TOKEN_TILE * gpu_check.tiles.CUDA_FACTOR == 2048
 
 
 @pytest.mark.usefixtures("_small_tiles")

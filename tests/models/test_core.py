@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from burnish.data.groups import PromptGroup, Response, collate
 from burnish.errors import ModelError
 from burnish.models.roles import Backbone, response_logprobs
-from burnish.ops import logprobs
+from burnish.ops import tiles
 from tests.models.families import FAMILIES, tiny
 
 TOLERANCE = 1e-9
@@ -22,8 +22,8 @@ TOLERANCE = 1e-9
 @pytest.fixture(autouse=True)
 def _several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of tokens and of the vocabulary of 97, with an uneven last one."""
-    monkeypatch.setattr(logprobs, "TOKEN_TILE", 5)
-    monkeypatch.setattr(logprobs, "VOCAB_TILE", 20)
+    monkeypatch.setattr(tiles, "TOKEN_TILE", 5)
+    monkeypatch.setattr(tiles, "VOCAB_TILE", 20)
 
 
 class TrueFloat64(TorchFunctionMode):

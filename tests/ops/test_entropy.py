@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from burnish.ops import logprobs
+from burnish.ops import tiles
 from burnish.ops.entropy import token_entropy
 from burnish.ops.logprobs import OutputHead
 
@@ -17,8 +17,8 @@ V, D, N = 53, 7, 11
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several uneven tiles in both directions."""
-    monkeypatch.setattr(logprobs, "TOKEN_TILE", 4)
-    monkeypatch.setattr(logprobs, "VOCAB_TILE", 10)
+    monkeypatch.setattr(tiles, "TOKEN_TILE", 4)
+    monkeypatch.setattr(tiles, "VOCAB_TILE", 10)
 
 
 def leaf(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -156,14 +156,14 @@ def test_negligible_columns_cost_the_gradient_little(monkeypatch: pytest.MonkeyP
     expected = whole_entropy(exact, weight)
     expected.sum().backward()
     taken: list[int] = []
-    original = logprobs.columns_with_mass
+    original = tiles.columns_with_mass
 
     def spy(p, total, states):
         columns = original(p, total, states)
         taken.append(p.shape[1] if columns is None else columns.numel())
         return columns
 
-    monkeypatch.setattr(logprobs, "columns_with_mass", spy)
+    monkeypatch.setattr(tiles, "columns_with_mass", spy)
     single = hidden.float().requires_grad_()
     got = token_entropy(single, OutputHead(weight.float()))
     got.sum().backward()

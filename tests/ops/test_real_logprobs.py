@@ -12,7 +12,7 @@ from burnish.data.sources import load_examples
 from burnish.models.loading import load_model
 from burnish.models.lora import LoRAConfig, adapter_parameters, inject
 from burnish.models.roles import Backbone, response_logprobs
-from burnish.ops import logprobs
+from burnish.ops import tiles
 
 
 def gradient(backbone: Backbone, batch: GroupBatch, signs: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def test_negligible_columns_cost_the_gradient_of_lora_no_more_than_said(
     least: float, allowed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both thresholds in float32, where nothing else is lost; against the gradient of the whole output matrix."""
-    monkeypatch.setattr(logprobs, "NEGLIGIBLE", {torch.float32: least})
+    monkeypatch.setattr(tiles, "NEGLIGIBLE", {torch.float32: least})
     loaded = load_model("gemma-3-270m", dtype=torch.float32)
     inject(loaded.model, "policy", LoRAConfig(rank=8), seed=1)
     generator = torch.Generator().manual_seed(3)
@@ -40,7 +40,7 @@ def test_negligible_columns_cost_the_gradient_of_lora_no_more_than_said(
     batch = collate(
         [encode_example(template, loaded.tokenizer, example) for example in examples], layout=backbone.layout
     )
-    original = logprobs.columns_with_mass
+    original = tiles.columns_with_mass
     computed, columns_of = [], []
 
     def counted(share: Tensor, total: Tensor, hidden: Tensor) -> Tensor | None:
@@ -53,9 +53,9 @@ def test_negligible_columns_cost_the_gradient_of_lora_no_more_than_said(
     apart = together.clone()
     apart[1::2] = -1.0  # chosen against rejected, as in DPO
     for signs in (together, apart):
-        monkeypatch.setattr(logprobs, "columns_with_mass", lambda *_: None)
+        monkeypatch.setattr(tiles, "columns_with_mass", lambda *_: None)
         whole = gradient(backbone, batch, signs)
-        monkeypatch.setattr(logprobs, "columns_with_mass", counted)
+        monkeypatch.setattr(tiles, "columns_with_mass", counted)
         off = (gradient(backbone, batch, signs) - whole).norm() / whole.norm()
         print(f"below {least}: {sum(computed) / sum(columns_of):.2f} of the columns computed, off by {off:.1e}")
         assert off < allowed

@@ -22,15 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from burnish.ops.logprobs import (
-    OutputHead,
-    Tile,
-    Tiles,
-    WeighedRows,
-    accumulate_dtype,
-    output_gradients,
-    token_slices,
-)
+from burnish.ops.logprobs import OutputHead
+from burnish.ops.tiles import Tile, Tiles, WeighedRows, accumulate_dtype, output_gradients, token_slices
 
 
 def token_entropy(hidden: Tensor, head: OutputHead) -> Tensor:
