@@ -10,6 +10,7 @@ import torch
 from burnish.ops import tiles
 from burnish.ops.entropy import token_entropy
 from burnish.ops.logprobs import OutputHead
+from tests.ops.tails import tail_that_points_one_way
 
 V, D, N = 53, 7, 11
 
@@ -174,12 +175,7 @@ def test_negligible_columns_cost_the_gradient_little(monkeypatch: pytest.MonkeyP
 
 def test_negligible_columns_that_point_the_same_way_are_not_lost() -> None:
     # 2,000 tokens of the tail, all with the row (0, 1): little each, but all of the gradient's second component.
-    weight = torch.zeros(2002, 2)
-    weight[0, 0], weight[1, 0] = 1.0, -1.0
-    weight[2:, 1] = 1.0
-    bias = torch.full((2002,), math.log(2e-8))
-    bias[:2] = math.log(0.5)
-    hidden = torch.tensor([[0.0, 0.0], [0.3, -0.5], [-0.2, 0.5]])
+    weight, bias, hidden = tail_that_points_one_way(2e-8)
     exact = hidden.double().requires_grad_()
     whole_entropy(exact, weight.double(), bias=bias.double()).sum().backward()
     assert exact.grad[0, 1].abs().item() > 1e-4

@@ -10,6 +10,7 @@ import torch
 from burnish.ops import tiles
 from burnish.ops.entropy import token_entropy
 from burnish.ops.logprobs import OutputHead, token_kl, token_logprobs
+from tests.ops.tails import tail_that_points_one_way
 
 V, D, N = 53, 7, 11
 
@@ -169,12 +170,7 @@ def test_negligible_columns_cost_the_gradient_no_more_than_promised(
 def test_negligible_columns_that_point_the_same_way_are_not_lost() -> None:
     # 2,000 tokens of the tail, all with the row (0, 1) and a probability of about 5e-7 each: together 1e-3 of the mass,
     # and all that the second component of the gradient is made of. The targets are the two tokens that have the rest.
-    weight = torch.zeros(2002, 2)
-    weight[0, 0], weight[1, 0] = 1.0, -1.0
-    weight[2:, 1] = 1.0
-    bias = torch.full((2002,), math.log(5e-7))
-    bias[:2] = math.log(0.5)
-    hidden = torch.tensor([[0.0, 0.0], [0.3, -0.5], [-0.2, 0.5]])
+    weight, bias, hidden = tail_that_points_one_way(5e-7)
     targets = torch.tensor([0, 1, 1])
     exact = hidden.double().requires_grad_()
     whole_logprobs(exact, weight.double(), bias.double(), 1.0, None, targets).sum().backward()

@@ -48,20 +48,16 @@ class Tile:
     """Columns (within the tile) that the substituted rows stand for: they count there, not here."""
 
 
+@dataclass(frozen=True, slots=True)
 class Tiles:
     """The vocabulary as tiles, the substituted rows as one more tile."""
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        rows: Tensor,
-        row_ids: Tensor,
-        scale: float,
-        softcap: float | None,
-    ) -> None:
-        self.weight, self.bias, self.rows, self.row_ids = weight, bias, rows, row_ids
-        self.scale, self.softcap = scale, softcap
+    weight: Tensor
+    bias: Tensor | None
+    rows: Tensor
+    row_ids: Tensor
+    scale: float
+    softcap: float | None
 
     def __iter__(self) -> Iterator[Tile]:
         step = VOCAB_TILE * (CUDA_FACTOR if self.weight.is_cuda else 1)
