@@ -75,6 +75,7 @@ def load_tasks(tasks: Sequence[str], path: str | None = None) -> tuple[HarnessTa
     taken: dict[str, str] = {}
     for name in dict.fromkeys(tasks):
         source = str(manager.task_index[name].yaml_path or name)
+        _demand_members(name, manager)
         with faults(f"lm-eval can't load the task {name!r}", source, path):
             found = _load(name, manager)
             asked = [_content(part, source) for part in found["tasks"].values()]
@@ -207,25 +208,37 @@ def _manager(tasks: tuple[str, ...], path: str | None, files: str | None) -> Tas
     `files` is their hash: in a notebook a file that was mended is read again."""
     if path is not None:
         own = TaskManager(include_path=path, include_defaults=False)
-        if _holds(own, tasks):
+        if next(_lacking(own, tasks), None) is None:
             return own
     return TaskManager(include_path=path)
 
 
-def _holds(manager: TaskManager, names: Iterable[Any]) -> bool:
-    """Whether an index has all these tasks and groups, and all that the groups name. What it does not have the harness
-    takes for defined where it is named, even where a larger index has it."""
-    waiting, seen = list(names), set()
+def _lacking(manager: TaskManager, names: Iterable[Any]) -> Iterator[tuple[str | None, Any]]:
+    """Of these tasks and groups, and of all that the groups name, what an index does not have, each with the group that
+    names it. The harness takes these for defined where they are named, even where a larger index has them."""
+    waiting: list[tuple[str | None, Any]] = [(None, name) for name in names]
+    seen: set[str] = set()
     while waiting:
-        item = waiting.pop()
+        group, item = waiting.pop()
         name = item.get("group", item.get("task")) if isinstance(item, Mapping) else item
         if name not in manager.task_index:
-            return False
-        if name in manager.all_groups and name not in seen:
+            yield group, item
+        elif name in manager.all_groups and name not in seen:
             seen.add(name)
             members = manager.task_index[name].cfg.get("task")
-            waiting += members if isinstance(members, list) else []
-    return True
+            waiting += [(name, member) for member in members] if isinstance(members, list) else []
+
+
+def _demand_members(name: str, manager: TaskManager) -> None:
+    """Refuse a group with a member that is a mere name and that nobody knows: the harness's own error is a TypeError."""
+    for group, member in _lacking(manager, [name]):
+        if isinstance(member, str):
+            raise ConfigError(
+                f"the group {group!r} names {member!r}, which lm-eval does not know"
+                f"{suggest(member, manager.all_tasks)}",
+                where=f"lm_eval, {manager.task_index[group].yaml_path or group}",
+                fix="give the name that stands in a task's .yaml file (`task:`), or take it out of the group",
+            )
 
 
 def _first_unread(path: str | None) -> tuple[str, str]:
