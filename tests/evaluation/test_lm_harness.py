@@ -386,7 +386,7 @@ def test_a_group_that_holds_itself_is_a_fault_of_its_file(task_files: Path) -> N
 def test_a_group_with_a_member_that_nobody_knows_says_which(task_files: Path, indexes: list[bool]) -> None:
     (task_files / "inner.yaml").write_text("group: inner\ntask: [own_choise]\n")
     (task_files / "both.yaml").write_text("group: both\ntask: [own_choice, inner]\n")
-    with pytest.raises(ConfigError, match="the group 'inner' names 'own_choise', .*'own_choice'") as caught:
+    with pytest.raises(ConfigError, match=r"the group 'inner' names 'own_choise', .*'own_choice'") as caught:
         load_tasks(["both"], str(task_files))
     assert caught.value.where == f"lm_eval, {task_files / 'inner.yaml'}"
     assert indexes == [False, True]  # it was looked for among the harness's own too

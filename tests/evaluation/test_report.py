@@ -286,6 +286,12 @@ def test_a_model_that_never_stops_and_one_that_declines_are_told_apart(wide_suit
     page = Text(render_page(report)).text
     assert "Declining without need" in page
     assert "met with an abstention, by the rule of" in page
+    said = ", worse at none, can't tell for"
+    needless = "and declines more without need (\u201cover-refusal\u201d and \u201cfalse abstention\u201d)"
+    assert needless not in report.verdict  # the verdict is about the last model
+    verdict = build_report([evaluate(model, wide_suite) for model in models[:2]]).verdict
+    assert said in verdict
+    assert f"{needless}. Counted alone: " in verdict
 
 
 def test_the_verdict_names_what_got_worse(cards: list[Card]) -> None:
@@ -434,6 +440,25 @@ def test_the_packaged_rows_run_through_the_whole_card() -> None:
     assert len(card.records) == 70
     assert len(load_rows()[0]) >= 250
     assert render_page(build_report([card]))
+
+
+@pytest.mark.parametrize(("higher", "words"), [(True, "better"), (False, "worse"), (None, None)])
+def test_a_task_that_does_not_say_which_way_is_better_has_no_change(
+    cards: list[Card], higher: bool | None, words: str | None
+) -> None:
+    first, second = (
+        HarnessResult("own", "acc", "none", share, None, 20, higher, (share,) * 20, 0) for share in (0.0, 1.0)
+    )
+    asked = [replace(card, harness=(found,)) for card, found in zip(cards[:2], (first, second), strict=True)]
+    change = next(line for line in build_report(asked).lines if line.group == "lm_eval").changes[1]
+    assert (change and change.word) == words
+
+
+def test_what_a_calibrated_model_would_show_stands_beside_the_calibration_error(report: Report) -> None:
+    rule, about = line(report, "ece").rule, report.cards[1].calibration
+    assert about is not None
+    mean, interval = about.ece_if_calibrated.value, about.ece_if_calibrated.interval
+    assert f"dpo {mean:.3f} ({interval.low:.3f} to {interval.high:.3f})" in rule
 
 
 def test_the_harness_s_version_is_told_where_its_tasks_were_asked(

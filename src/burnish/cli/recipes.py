@@ -70,7 +70,7 @@ def sweep(
     recipe: str,
     /,
     *settings: str,
-    out: Path,
+    out: Path | None = None,
     alignment: str = "mean",
     retention: Literal["nats_per_token", "multiple_choice"] = "nats_per_token",
     model: str | None = None,
@@ -86,10 +86,11 @@ def sweep(
     settings
         `key=value,value,...` for each axis of the grid, `key=value` for what is the same everywhere.
     out
-        Takes the results, sweep.json, sweep.html and, where matplotlib is installed, sweep.png.
+        Takes the results, sweep.json, sweep.html and, where matplotlib is installed, sweep.png; `runs/RECIPE-sweep` if
+        not given.
     alignment
         `mean` of the rates of all behaviours, or one of them: `answers`, `format`, `harm`, `lookalike`, `abstain`,
-        `answerable`, `topic`.
+        `answerable`, `topic`, `open`.
     retention
         What is kept of general ability.
     model
@@ -98,6 +99,7 @@ def sweep(
     from burnish.pipeline.sweep import run_sweep
     from burnish.pipeline.sweep_page import print_sweep
 
+    out = out or Path("runs") / f"{Path(recipe).stem}-sweep"
     options: dict[str, Any] = {"out": out, "alignment": alignment, "retention": retention, "model": model}
     found = run_sweep(recipe, settings, **options, console=messages())
     console = results()

@@ -81,14 +81,16 @@ def calibration_lines(cards: Sequence[Card]) -> list[Line]:
         return []
     seed = cards[0].suite.seed
     changes = _from_first([card.forecasts for card in cards], lambda a, b: calibration_change(a, b, seed=seed))
-    counts = [
-        f"{card.name} {' '.join(str(row.n) for row in own.bins)}"
-        for card, own in zip(cards, found, strict=True)
-        if own is not None
-    ]
+    named = [(card.name, own) for card, own in zip(cards, found, strict=True) if own is not None]
+    counts = [f"{name} {' '.join(str(row.n) for row in own.bins)}" for name, own in named]
+    noise = [f"{name} {_with_range(own.ece_if_calibrated)}" for name, own in named]
+    ece_rule = (
+        f"{calibration_rules.ECE_RULE} A calibrated model with the same confidences would show (with the range of 95 % "
+        f"of its runs): {'; '.join(noise)}. Questions a bin: {'; '.join(counts)}."
+    )
     lines = []
     for key, title, rule in (
-        ("ece", "calibration error", f"{calibration_rules.ECE_RULE} Questions a bin: {'; '.join(counts)}."),
+        ("ece", "calibration error", ece_rule),
         ("brier", "Brier score", calibration_rules.BRIER_RULE),
         ("aurc", "risk over coverage", calibration_rules.AURC_RULE),
     ):
@@ -110,6 +112,10 @@ def calibration_lines(cards: Sequence[Card]) -> list[Line]:
             )
         )
     return lines
+
+
+def _with_range(mean: Mean) -> str:
+    return f"{mean.value:.3f} ({mean.interval.low:.3f} to {mean.interval.high:.3f})"
 
 
 def topic_lines(cards: Sequence[Card]) -> list[Line]:
@@ -305,10 +311,12 @@ def _harness_cell(result: HarnessResult, seed: int) -> Cell:
 
 
 def _harness_change(first: HarnessResult, other: HarnessResult, seed: int) -> Change | None:
-    """Paired over documents, where both have their values."""
+    """Paired over documents, where both have their values. None where the task does not say which way is better."""
+    if first.higher_is_better is None:
+        return None
     if first.samples is None or other.samples is None or len(first.samples) != len(other.samples):
         return None
-    better = first.higher_is_better is not False
+    better = first.higher_is_better
     if first.is_rate and other.is_rate:
         return change_of(paired_rate_difference(first.samples, other.samples, higher_is_better=better), 100, "points")
     difference = paired_difference(first.samples, other.samples, higher_is_better=better, seed=seed)

@@ -230,7 +230,7 @@ def _lacking(manager: TaskManager, names: Iterable[Any]) -> Iterator[tuple[str |
 
 
 def _demand_members(name: str, manager: TaskManager) -> None:
-    """Refuse a group with a member that is a mere name and that nobody knows: the harness's own error is a TypeError."""
+    """Refuse a group with a member that is a mere name and nobody knows: the harness's own error is a TypeError."""
     for group, member in _lacking(manager, [name]):
         if isinstance(member, str):
             raise ConfigError(

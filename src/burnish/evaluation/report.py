@@ -201,6 +201,9 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
     parts.append(f"worse at {_listed(worse)}" if worse else "worse at none")
     if unsure := by_word["can't tell"]:
         parts.append(f"can't tell for {_listed(unsure)}")
+    # That a model declines too much is no behaviour's line, and would be left out of a count of them.
+    if needless := [line for line in lines if line.group == "declining" and _last_word(line) == "worse"]:
+        parts.append(f"and declines more without need ({_listed(needless)})")
     # Most behaviours fail an answer that never ends: what that hides is told beside them.
     beside = {
         "Counted alone": _changes([line for line in lines if line.key == "stops" or line.group == "declining"]),
@@ -209,6 +212,10 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
     }
     behaviour = f"Compared with {names[0]}, {names[-1]} is {', '.join(parts)}."
     return [behaviour, *(f"{what}: {changes}." for what, changes in beside.items() if changes)]
+
+
+def _last_word(line: Line) -> str | None:
+    return None if line.changes[-1] is None else line.changes[-1].word
 
 
 def _changes(lines: Sequence[Line]) -> str:

@@ -28,7 +28,7 @@ from burnish.pipeline.evidence import check_tasks, with_dialogues, with_harness,
 from burnish.pipeline.preference import check_preference, compare
 from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.responders import Asking, Group, check_keys, check_models, make_groups
-from burnish.pipeline.training import training_of
+from burnish.pipeline.training import trained_with, training_of
 from burnish.rollout.answers import Answer
 from burnish.rollout.cached import CachedResponder
 from burnish.rollout.endpoint import EndpointSettings, is_endpoint
@@ -90,6 +90,7 @@ def report(config: ReportConfig, *, command: str | None = None, console: Console
                 show=lambda name, what, done, total: display.show(f"{what} of {name}", done, total),
             )
     training = {name: found for name, model in models.items() if (found := training_of(model)) is not None}
+    cards = [_with_origin(card, model) for card, model in zip(cards, models.values(), strict=True)]
     made = build_report(cards, preference=preference, prices=prices, command=command, training=training)
     write_report(made, out, replace=True)
     atomic_write(out / TABLE, _as_text(made))
@@ -236,6 +237,12 @@ def _card(name: str, group: Group, suite: Suite, asking: Asking, console: Consol
         for what, many in notes.items():
             console.print(Text(f"{name}: {what}: {many}"))
     return replace(card, about=about, endpoint=isinstance(responder, EndpointResponder))
+
+
+def _with_origin(card: Card, model: str) -> Card:
+    """The card with what the model was trained with, where that is known."""
+    how = trained_with(model)
+    return card if how is None else replace(card, about={**card.about, "trained": how})
 
 
 def _asker(responder: CachedResponder | EndpointResponder, suite: Suite, display: _Display) -> Ask:
