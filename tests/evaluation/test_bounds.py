@@ -8,8 +8,8 @@ import pytest
 
 from burnish.errors import ConfigError
 from burnish.evaluation.bounds import METRICS, Outcomes, outcomes_of, read_bound
-from burnish.evaluation.light import expand_parts, light_suite
-from burnish.evaluation.rows import BEHAVIOUR_NAMES
+from burnish.evaluation.light import beginning, expand_parts, light_suite
+from burnish.evaluation.rows import BEHAVIOUR_NAMES, Prose
 from burnish.evaluation.suite import evaluate
 from tests.evaluation.made import ScriptedModel, user, write_lines
 
@@ -25,6 +25,35 @@ def test_a_drop_is_in_points_of_a_rate() -> None:
     assert not inside.outside
     assert read_bound("multiple_choice", "max_drop", 0.04, rate(30, 40), rate(28, 40)).outside
     assert not read_bound("multiple_choice", "max_drop", 0.0, rate(30, 40), rate(32, 40)).outside, "a gain is no drop"
+
+
+@pytest.mark.parametrize(("n", "limit", "drop"), [(40, 0.05, 2), (40, 0.025, 1), (100, 0.02, 2)])
+def test_what_lies_at_the_limit_is_inside_whatever_the_start(n: int, limit: float, drop: int) -> None:
+    """8 to 6 of 40 is -0.05000000000000002 in float64 and 28 to 26 is -0.04999999999999993; both are 5 points."""
+    for start in range(drop + 1, n + 1):
+        down = read_bound("multiple_choice", "max_drop", limit, rate(start, n), rate(start - drop, n))
+        up = read_bound("multiple_choice", "max_rise", limit, rate(start - drop, n), rate(start, n))
+        further = read_bound("multiple_choice", "max_drop", limit, rate(start, n), rate(start - drop - 1, n))
+        assert (down.outside, up.outside, further.outside) == (False, False, True), start
+
+
+def test_a_rise_from_nothing_is_beyond_every_share_and_has_no_interval() -> None:
+    nothing, something = Outcomes((0.0,) * 12), Outcomes((3.0,) * 12)
+    found = read_bound("tokens", "max_rise", 0.5, nothing, something)
+    assert (found.outside, found.sure, found.change, found.low) == (True, True, None, None)
+    assert found.text == "tokens went from 0 to 3; the bound is +50 %"
+    assert not read_bound("tokens", "max_rise", 0.5, nothing, nothing).outside
+    assert not read_bound("tokens", "max_drop", 0.5, nothing, something).outside
+
+
+def test_a_text_is_cut_at_white_space_only_where_half_of_it_is_kept() -> None:
+    def cut(text: str) -> str:
+        return beginning(Prose("p", text), 10).text
+
+    assert cut("one two three four") == "one two"
+    assert cut("short") == "short"
+    assert cut("\u7b2c\u4e00 " + "\u7ae0" * 30) == "\u7b2c\u4e00 " + "\u7ae0" * 7, "the space is after 2 of 10"
+    assert cut("\n" + "\u7ae0" * 30) == "\n" + "\u7ae0" * 9
 
 
 def test_a_rise_of_nats_is_a_share_of_the_start_s_and_pooled_over_tokens() -> None:

@@ -254,3 +254,8 @@ def test_statistics_that_can_not_be_drawn_are_refused() -> None:
         paired_jackknife((1.0, [1.0, 2.0]), (1.0, [1.0, 2.0, 3.0]))
     with pytest.raises(ValueError, match="equal lengths"):
         Drawn(1.0, np.zeros(3), 4).change_to(Drawn(1.0, np.zeros(3), 5))
+
+
+def test_a_share_of_nothing_is_neither_better_nor_worse() -> None:
+    with np.errstate(invalid="ignore"):
+        assert paired_difference([0.0] * 12, [0.0] * 12, relative=True).word == "can't tell"

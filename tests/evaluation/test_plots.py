@@ -209,6 +209,7 @@ def test_a_coverage_curve_ends_where_all_are_answered() -> None:
         CoveragePoint(0.3, 1.0, 8, 0.5, Interval(0.2, 0.8)),
     ]
     svg = plots.coverage({0: curve, 1: curve[1:]}, NAMES)
+    assert "99\u00a0% right of all" in plots.coverage({0: [replace(curve[1], accuracy=249 / 250)]}, NAMES)
     (first, second) = re.findall(r'<polyline class="curve (m\d)" points="([^"]+)"', svg)
     assert (first[0], second[0]) == ("m0", "m1")
     xs = [float(pair.split(",")[0]) for pair in first[1].split()]

@@ -297,6 +297,12 @@ def test_mmlu_a_file_without_a_header_and_a_directory_by_subject(tmp_path: Path)
     assert len({q.id for q in both}) == 3
 
 
+def test_mmlu_s_right_text_is_right_wherever_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "x_test.csv").write_text("Which?,None,Iron,None,Wood,C\n", encoding="utf-8")
+    (one,), _ = load_questions(tmp_path / "x_test.csv")
+    assert one.right == {0, 2}
+
+
 def test_mmlu_names_the_line_of_a_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "anatomy_test.csv"
     for letter in ("E", "AB", "a"):

@@ -25,6 +25,7 @@ from burnish.evaluation.page import render_page
 from burnish.evaluation.report import Report, build_report, print_report, write_report
 from burnish.evaluation.rows import load_rows
 from burnish.evaluation.suite import Card, Suite, evaluate, load_suite
+from burnish.evaluation.topic_likelihood import TopicEvidence, TopicRecord
 from tests.evaluation.made import CHOICES, GOOD, PROSE, RAW, ROWS, ScriptedModel, write_lines
 
 MADE_AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -452,6 +453,40 @@ def test_a_task_that_does_not_say_which_way_is_better_has_no_change(
     asked = [replace(card, harness=(found,)) for card, found in zip(cards[:2], (first, second), strict=True)]
     change = next(line for line in build_report(asked).lines if line.group == "lm_eval").changes[1]
     assert (change and change.word) == words
+
+
+def test_a_metric_that_happens_to_be_0_throughout_is_in_the_unit_of_the_others(cards: list[Card]) -> None:
+    first = HarnessResult("own", "f1", "none", 0.0, None, 20, True, (0.0,) * 20, 0)
+    second = replace(first, value=0.4, samples=(0.3, 0.5) * 10)
+    asked = [replace(card, harness=(found,)) for card, found in zip(cards[:2], (first, second), strict=True)]
+    for pair in (asked, asked[::-1]):
+        item = next(line for line in build_report(pair).lines if line.group == "lm_eval")
+        assert item.unit == "f1"
+        assert {cell.text for cell in item.cells if cell} == {"0.000", "0.400"}
+
+
+def test_answers_without_words_are_counted_where_nats_are_of_the_others(cards: list[Card]) -> None:
+    full = TopicRecord("a", 1, 4, -2.0, -6.0, (-3.0,), ("b",))
+    empty = replace(full, words=0, own=None, alone=None, others=())
+    topics = [TopicEvidence("raw", (full,) * count + (empty,) * (12 - count), 0) for count in (12, 4)]
+    asked = [replace(card, topic=topic) for card, topic in zip(cards[:2], topics, strict=True)]
+    assert line(build_report(asked), "topic_pmi").rule.endswith("Answers with words: raw 12, sft 4.")
+
+
+def test_an_interval_of_a_share_stays_within_0_and_100_percent(wide_suite: Suite) -> None:
+    """Eleven answers of one loop and one of many words: the jackknife's normal interval begins below 0."""
+    loop = dict.fromkeys(GOOD, "again and again and again and again and again and again...")
+    loop["Who wrote Hamlet?"] = "Every word of this one answer differs from all that stand before it here"
+    card = evaluate(ScriptedModel("loops", loop), wide_suite)
+    cell = line(build_report([card]), "distinct_2").cells[0]
+    assert 0.0 <= cell.low <= cell.value <= cell.high <= 1.0
+
+
+def test_a_model_s_name_is_no_markup(cards: list[Card]) -> None:
+    named = [replace(card, name=name) for card, name in zip(cards[:2], ("raw[/b]", "dpo[v1]"), strict=True)]
+    shown = printed(build_report(named))
+    assert "raw[/b]" in shown
+    assert "dpo[v1]" in shown
 
 
 def test_what_a_calibrated_model_would_show_stands_beside_the_calibration_error(report: Report) -> None:

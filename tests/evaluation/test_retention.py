@@ -30,6 +30,15 @@ def test_the_highest_summed_log_probability_is_the_choice() -> None:
     assert kept.nats_per_token is None
 
 
+def test_one_text_that_stands_twice_is_one_choice() -> None:
+    """Its two log-probs are the same, which is no tie between answers."""
+    twice = [Choice("m1", "Which is a metal?", ("None", "Iron", "None", "Wood"), 1)]
+    asked = choice_prompt("Which is a metal?")
+    for logprobs, chosen in (([-2.0, -3.0, -2.0, -4.0], 0), ([-2.0, -2.0, -2.0, -4.0], None)):
+        model = ScriptedModel("m", {}, choice_logprobs={asked: logprobs})
+        assert measure_retention(model, twice, []).choices[0].chosen == chosen
+
+
 def test_the_question_is_raw_text_and_a_choice_follows_after_a_space() -> None:
     seen: list[tuple[str, list[str]]] = []
 

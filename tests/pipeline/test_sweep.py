@@ -14,6 +14,8 @@ from rich.console import Console
 from burnish.errors import ConfigError, DataError, Interrupted
 from burnish.evaluation.intervals import Interval, Mean
 from burnish.pipeline import run as run_module
+from burnish.pipeline import sweep as sweep_module
+from burnish.pipeline.grid import read_settings
 from burnish.pipeline.recipe import load_recipe
 from burnish.pipeline.sweep import (
     Measured,
@@ -22,7 +24,6 @@ from burnish.pipeline.sweep import (
     _one_card_a_model,
     _write,
     read_card,
-    read_settings,
     run_sweep,
 )
 from burnish.pipeline.sweep_page import draw_svg, print_sweep, render_page
@@ -110,6 +111,31 @@ def test_what_a_report_of_one_local_model_can_not_have_is_told_before_a_point_ru
     assert not results(recipe, "sft")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "settings", "words"),
+    [
+        (
+            "  report:",
+            "  quick: {kind: report, models: {raw: model}, sample: 8, max_new_tokens: 2}\n  report:",
+            ["dpo.beta=0.05,0.5"],
+            r"the recipe has 2 reports \(quick, report\)",
+        ),
+        ("{raw: model, dpo: dpo}", "{my dpo: dpo, my_dpo: dpo}", ["dpo.beta=0.05,0.5"], "'my dpo' and 'my_dpo' would"),
+        ("", "", ["dpo.data=a/b.jsonl,a_b.jsonl"], r"'dpo.data=a/b.jsonl' and 'dpo.data=a_b.jsonl' would"),
+    ],
+)
+def test_what_would_lie_in_one_place_is_refused_before_a_point_runs(
+    recipe: Path, old: str, new: str, settings: list[str], words: str
+) -> None:
+    for name in ("a/b.jsonl", "a_b.jsonl"):
+        (recipe.parent / name).parent.mkdir(exist_ok=True)
+        make_pairs(recipe.parent / name)
+    recipe.write_text(RECIPE.replace(old, new) if old else RECIPE)
+    with pytest.raises(ConfigError, match=words):
+        run(recipe, *settings)
+    assert not (recipe.parent / "sweep").exists()
+
+
 def test_a_card_has_the_price_of_its_own_model(recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("sample: 7", "sample: 7, prices: {dpo: [1, 2]}"))
     cards = {stage.name: stage.config for stage in _one_card_a_model(load_recipe(recipe)).stages}
@@ -147,7 +173,16 @@ def test_a_sweep_that_is_cut_off_shows_what_it_has_and_goes_on(recipe: Path, mon
     assert calls["n"] == 3
 
 
-def test_models_with_tokenizers_of_their_own_compare_by_nats_per_byte(tmp_path: Path) -> None:
+def test_the_intervals_are_those_of_the_report_whatever_its_seed(recipe: Path) -> None:
+    found = run(recipe, "dpo.beta=0.05,0.5", "report.seed=7")
+    card = json.loads((recipe.parent / "sweep" / found.points[0].stages["report-dpo"] / "report.json").read_text())
+    told = next(line["cells"][0] for line in card["lines"] if line["key"] == "nats_per_token")
+    assert found.points[0].measured["dpo"].retention.interval == Interval(told["low"], told["high"])
+
+
+def test_models_with_tokenizers_of_their_own_compare_by_nats_per_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 12 texts of 40 bytes one model has 10 tokens and 30 nats each, the other 20 and 40: 3 and 2 nats per token,
     but 0.75 and 1 per byte, which is what compares. Both have passed the same prompts, so fewer nats decide."""
 
@@ -167,6 +202,8 @@ def test_models_with_tokenizers_of_their_own_compare_by_nats_per_byte(tmp_path: 
         return _write(Sweep("r", tmp_path, {"model": [0, 1]}, "mean", "nats_per_token", "dpo", tuple(points), ()))
 
     few, many = card("few", 30.0, 10), card("many", 40.0, 20)
+    monkeypatch.setattr(sweep_module, "_report_of", lambda recipe: [None])
+    monkeypatch.setattr(sweep_module, "_seed", lambda card: 0)
     found = sweep_of(few, many)
     assert [point.measured["dpo"].retention.value for point in found.points] == [0.75, 1.0]
     assert [point.best for point in found.points] == [True, False]
@@ -226,6 +263,7 @@ def test_axes_are_yaml_between_commas_and_single_values_hold_everywhere() -> Non
         (["a"], "is not key=value"),
         (["a=1,2", "a=3"], "given twice"),
         (["a=1,1"], "takes a value twice"),
+        (["a=2026-11-27,2026-11-28"], "is no number, text, list or mapping"),
     ):
         with pytest.raises(ConfigError, match=message):
             read_settings(wrong)

@@ -59,6 +59,10 @@ class Outcomes:
         return cls(tuple(plain["values"]), None if weights is None else tuple(weights))
 
 
+_ROUNDING = 1e-9
+"""A drop of 2 in 40 is 0.05000000000000004 or 0.04999999999999999, as the rates happen to be."""
+
+
 def outcomes_of(card: Card) -> dict[str, Outcomes]:
     """Every metric that the card holds, under its name in `METRICS`."""
     found = {name: Outcomes(tuple(float(r.passed) for r in card.of(name))) for name in card.rates}
@@ -109,13 +113,15 @@ class Reading:
 
 
 def read_bound(metric: str, rule: Rule, limit: float, start: Outcomes, now: Outcomes, *, seed: int = 0) -> Reading:
-    """Hold one bound against the start's and the present outcomes of its metric.
+    """Hold one bound against the start's and the present outcomes of its metric. What lies at the limit lies inside.
 
     Raises:
         ValueError: when the two are not of the same units.
     """
     change = None
     if rule in ("max_drop", "max_rise"):
+        if metric not in RATES and start.value == 0.0:
+            return _from_nothing(metric, rule, limit, now)
         if metric in RATES:
             found = paired_rate_difference(start.values, now.values)
         else:
@@ -129,15 +135,22 @@ def read_bound(metric: str, rule: Rule, limit: float, start: Outcomes, now: Outc
     judged = now.value if change is None else change
     if rule in ("max_drop", "min"):
         bound = -limit if rule == "max_drop" else limit
-        outside, beyond = judged < bound, interval.high < bound
+        outside, beyond = judged < bound - _ROUNDING, interval.high < bound - _ROUNDING
     else:
-        outside, beyond = judged > limit, interval.low > limit
+        outside, beyond = judged > limit + _ROUNDING, interval.low > limit + _ROUNDING
     n = len(now.values)
     text = _sentence(metric, rule, limit, start.value, now.value, change, interval)
     sure = outside and beyond and n >= MIN_PAIRS
     return Reading(
         metric, rule, limit, start.value, now.value, change, interval.low, interval.high, n, outside, sure, text
     )
+
+
+def _from_nothing(metric: str, rule: Rule, limit: float, now: Outcomes) -> Reading:
+    """The reading of a change that no share of the start's value can say, because that is 0."""
+    n, outside = len(now.values), rule == "max_rise" and now.value > 0.0
+    text = f"{metric.replace('_', ' ')} went from 0 to {now.value:.3g}; the bound is {_bound(metric, rule, limit)}"
+    return Reading(metric, rule, limit, 0.0, now.value, None, None, None, n, outside, outside and n >= MIN_PAIRS, text)
 
 
 def not_a_number(metric: str, rule: Rule, limit: float, start: Outcomes) -> Reading:

@@ -7,6 +7,8 @@ left out as a whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from burnish.evaluation import calibration as calibration_rules
@@ -131,6 +133,11 @@ def topic_lines(cards: Sequence[Card]) -> list[Line]:
             _likeliest_line(found, f"topic_likeliest.{n}", f"{NEXT} with {n} turns", about, n) for n in told.by_turns
         ]
     means = [None if topic is None else topic.pmi_per_word for topic in found]
+    said = [
+        f"{card.name} {sum(record.pmi is not None for record in topic.records)}"
+        for card, topic in zip(cards, found, strict=True)
+        if topic is not None
+    ]
     if any(means):
         lines.append(
             Line(
@@ -138,7 +145,7 @@ def topic_lines(cards: Sequence[Card]) -> list[Line]:
                 group="topic",
                 title="nats for the topic",
                 about=f"{about}; a word of the answers",
-                rule=topic_rules.PMI_RULE,
+                rule=f"{topic_rules.PMI_RULE} Answers with words: {', '.join(said)}.",
                 n=len(told.records),
                 unit="nats per word",
                 higher_is_better=True,
@@ -275,6 +282,7 @@ def harness_lines(cards: Sequence[Card]) -> list[Line]:
         found = [next((result for result in card.harness if result.key == key), None) for card in cards]
         told = next(result for result in found if result is not None)
         cut = max(result.truncated for result in found if result is not None)
+        rates = all(result is None or result.is_rate for result in found)  # F1 of one model may be 0 throughout
         lines.append(
             Line(
                 key=key,
@@ -286,10 +294,10 @@ def harness_lines(cards: Sequence[Card]) -> list[Line]:
                 "document counts as 0 or 1, bootstrap where the metric is another mean of the documents', else the "
                 "harness's standard error times 1.96.",
                 n=told.n,
-                unit="rate" if told.is_rate else told.metric,
+                unit="rate" if rates else told.metric,
                 higher_is_better=told.higher_is_better,
-                cells=_each(found, lambda result: _harness_cell(result, seed)),
-                changes=_from_first(found, lambda first, other: _harness_change(first, other, seed)),
+                cells=_each(found, partial(_harness_cell, rates=rates, seed=seed)),
+                changes=_from_first(found, partial(_harness_change, rates=rates, seed=seed)),
             )
         )
     return lines
@@ -299,8 +307,8 @@ def _clipped(title: str) -> str:
     return title if len(title) <= TITLE_WIDTH else title[: TITLE_WIDTH - 1] + "\u2026"
 
 
-def _harness_cell(result: HarnessResult, seed: int) -> Cell:
-    if result.is_rate:
+def _harness_cell(result: HarnessResult, *, rates: bool, seed: int) -> Cell:
+    if rates:
         return rate_cell(Rate.of([value == 1.0 for value in result.samples or ()]))
     if result.samples is not None:
         return mean_cell(bootstrap_mean(result.samples, seed=seed), 3)
@@ -310,14 +318,14 @@ def _harness_cell(result: HarnessResult, seed: int) -> Cell:
     return mean_cell(Mean(result.value, Interval(result.value - spread, result.value + spread), result.n), 3)
 
 
-def _harness_change(first: HarnessResult, other: HarnessResult, seed: int) -> Change | None:
+def _harness_change(first: HarnessResult, other: HarnessResult, *, rates: bool, seed: int) -> Change | None:
     """Paired over documents, where both have their values. None where the task does not say which way is better."""
     if first.higher_is_better is None:
         return None
     if first.samples is None or other.samples is None or len(first.samples) != len(other.samples):
         return None
     better = first.higher_is_better
-    if first.is_rate and other.is_rate:
+    if rates:
         return change_of(paired_rate_difference(first.samples, other.samples, higher_is_better=better), 100, "points")
     difference = paired_difference(first.samples, other.samples, higher_is_better=better, seed=seed)
     return change_of(difference, 1, "", digits=3)
@@ -375,8 +383,13 @@ def repetition_lines(cards: Sequence[Card]) -> list[Line]:
                 n=len(texts[0]),
                 unit="rate",
                 higher_is_better=True,
-                cells=tuple(share_cell(jackknife(*own)) for own in distinct),
+                cells=tuple(share_cell(_of_a_share(jackknife(*own))) for own in distinct),
                 changes=(None, *(change_of(change, 100, "points") for change in differences)),
             )
         )
     return lines
+
+
+def _of_a_share(mean: Mean) -> Mean:
+    """A normal interval may reach beyond what a share can be."""
+    return replace(mean, interval=Interval(max(0.0, mean.interval.low), min(1.0, mean.interval.high)))

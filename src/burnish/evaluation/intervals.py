@@ -353,7 +353,8 @@ def _counts(rows: np.ndarray) -> np.ndarray:
 
 
 def _word(interval: Interval, n: int, higher_is_better: bool) -> Word:
-    if n < MIN_PAIRS or interval.low <= 0.0 <= interval.high:
+    told = interval.low > 0.0 or interval.high < 0.0  # false of NaN, as a share of nothing is
+    if n < MIN_PAIRS or not told:
         return "can't tell"
     return "better" if (interval.low > 0) == higher_is_better else "worse"
 

@@ -88,8 +88,10 @@ def fixed_sample(items: Sequence[Item], n: int | None, *, seed: int = 0) -> list
 
 
 def beginning(text: Prose, characters: int | None) -> Prose:
-    """The text up to the last white space within its first `characters`, or all of it."""
+    """The text up to the last white space in the second half of its first `characters`, up to there where there is none
+    (Chinese has none between words), or all of it."""
     if characters is None or len(text.text) <= characters:
         return text
     cut = text.text[:characters]
-    return replace(text, text=cut[: max(cut.rfind(" "), cut.rfind("\n"))] if " " in cut or "\n" in cut else cut)
+    space = max(cut.rfind(" "), cut.rfind("\n"))
+    return replace(text, text=cut[:space] if 2 * space >= characters else cut)

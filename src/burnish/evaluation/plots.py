@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from burnish.evaluation.calibration import CoveragePoint, ReliabilityBin
 from burnish.evaluation.figures import Categories, Frontier, Lengths, Look, Place, Rates, thinned
-from burnish.evaluation.lines import Cell
+from burnish.evaluation.lines import Cell, percent
 from burnish.evaluation.markup import node
 from burnish.evaluation.svg import (
     TEXT,
@@ -122,8 +122,7 @@ def reliability(model: int, name: str, bins: Sequence[ReliabilityBin], note: str
         if b.confidence is not None and b.accuracy is not None and b.interval is not None
     ]
     told = "; ".join(
-        f"confidence {_percent(round(confidence, 2))}, right {_percent(round(accuracy, 2))} of {b.n}"
-        for b, confidence, accuracy, _ in full
+        f"confidence {percent(confidence)}, right {percent(accuracy)} of {b.n}" for b, confidence, accuracy, _ in full
     )
     chart = Chart(f"reliability-{model}", f"Reliability of {name}", f"{note}. {told}.", NARROW, 304.0, top=54.0)
     chart.bottom = 80.0
@@ -164,9 +163,7 @@ def reliability(model: int, name: str, bins: Sequence[ReliabilityBin], note: str
 def coverage(curves: Mapping[int, Sequence[CoveragePoint]], names: Sequence[str]) -> Markup:
     """What is right among the surest answers, from few of them to all."""
     told = "; ".join(
-        f"{names[model]}: {_percent(round(points[-1].accuracy, 2))} right of all"
-        for model, points in curves.items()
-        if points
+        f"{names[model]}: {percent(points[-1].accuracy)} right of all" for model, points in curves.items() if points
     )
     chart = Chart("coverage", "Accuracy over coverage", told, WIDE, 250.0, top=26.0)
     chart.legend([(model, names[model]) for model in curves], lines=True)

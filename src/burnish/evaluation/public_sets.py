@@ -206,6 +206,7 @@ def _mmlu(record: Record, number: int, where: str) -> Choice:
     if letter not in tuple("ABCD"):
         raise DataError(f"the answer must be A, B, C or D, got {letter!r}", where=where)
     choices = tuple(_asked(record, column, where) for column in "ABCD")
+    right = "ABCD".index(letter)
     subject = Path(where.rpartition(":")[0].removesuffix(".gz")).stem
     for split in ("_test", "_val", "_dev"):
         subject = subject.removesuffix(split)
@@ -213,8 +214,10 @@ def _mmlu(record: Record, number: int, where: str) -> Choice:
         f"{subject}-{number}",
         _asked(record, "question", where),
         choices,
-        "ABCD".index(letter),
+        right,
         subject.replace("_", " "),
+        # Some questions give one text twice: whoever says it has said what is right.
+        tuple(i for i, text in enumerate(choices) if text == choices[right] and i != right),
     )
 
 

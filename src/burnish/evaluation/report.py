@@ -326,7 +326,7 @@ def _table(report: Report, lines: Sequence[Line], models: Sequence[int]) -> Tabl
     table.add_column("", no_wrap=True)
     table.add_column("n", justify="right", style="dim", no_wrap=True)
     for model in models:
-        table.add_column(report.models[model], overflow="fold", min_width=_CELL_WIDTH, max_width=_CELL_WIDTH)
+        table.add_column(Text(report.models[model]), overflow="fold", min_width=_CELL_WIDTH, max_width=_CELL_WIDTH)
     group = ""
     for line in lines:
         if line.group not in (group, "information"):

@@ -161,7 +161,7 @@ def _score_choices(responder: Responder, choices: Sequence[Choice]) -> tuple[Cho
     for item, logprobs in zip(choices, responder.continuation_logprobs(items), strict=True):
         demand_finite(logprobs, responder.name, item.id)
         best = [i for i, value in enumerate(logprobs) if value == max(logprobs)]
-        chosen = best[0] if len(best) == 1 else None
+        chosen = best[0] if len({item.choices[i] for i in best}) == 1 else None  # one text twice is one choice
         records.append(ChoiceRecord(item.id, tuple(logprobs), chosen, chosen in item.right))
     return tuple(records)
 

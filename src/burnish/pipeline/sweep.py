@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from burnish.config import parse_yaml
 from burnish.errors import BurnishError, ConfigError, Interrupted
 from burnish.evaluation.frontier import mean_rate, pareto_best
 from burnish.evaluation.intervals import Mean, Rate, bootstrap_mean
@@ -28,6 +26,7 @@ from burnish.evaluation.retention import ProseRecord, prose_unit
 from burnish.evaluation.rows import BEHAVIOUR_NAMES
 from burnish.files import atomic_write, write_json
 from burnish.pipeline.graph import Stage
+from burnish.pipeline.grid import demand_apart, file_name, read_settings
 from burnish.pipeline.recipe import Recipe, load_recipe
 from burnish.pipeline.report_config import ReportConfig
 from burnish.pipeline.run import run_recipe
@@ -172,6 +171,7 @@ def run_sweep(
         known = ", ".join(("mean", *BEHAVIOUR_NAMES))
         raise ConfigError(f"no behaviour is called {alignment!r}", where="alignment", fix=f"one of {known}")
     points = [_point(recipe, axes, values, fixed) for values in itertools.product(*axes.values())]
+    demand_apart([point.name for point in points], "sweep", "points")
     report = _report_of(points[0].recipe)
     subject = _subject(report, model)
     _demand_prompts(points, alignment)
@@ -192,34 +192,6 @@ def run_sweep(
     return sweep
 
 
-def read_settings(settings: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]:
-    """The axes (key -> values) and the settings that hold for every point (`key=value`).
-
-    Values are YAML, separated by commas that stand outside of brackets.
-
-    Raises:
-        ConfigError: a setting is no `key=value`, a key comes twice, or there is no axis.
-    """
-    axes: dict[str, list[Any]] = {}
-    fixed: dict[str, str] = {}
-    for text in settings:
-        key, equals, listed = text.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"{text!r} is not key=value,value,...", where="sweep", fix="as in dpo.beta=0.05,0.1")
-        if key in axes or key in fixed:
-            raise ConfigError(f"{key} is given twice", where=text, fix="put all of its values into one list")
-        values = parse_yaml(f"[{listed}]", where=text)
-        if len(values) < 2:
-            fixed[key] = text
-        elif len({json.dumps(value) for value in values}) < len(values):
-            raise ConfigError(f"{key} takes a value twice", where=text, fix="each value is a point of its own")
-        else:
-            axes[key] = values
-    if not axes:
-        raise ConfigError("a sweep needs a setting with several values", fix="as in dpo.beta=0.05,0.1,0.3")
-    return axes, list(fixed.values())
-
-
 def _point(recipe: str | Path, axes: Mapping[str, Any], values: Sequence[Any], fixed: Sequence[str]) -> Point:
     settings = dict(zip(axes, values, strict=True))
     overrides = [*fixed, *(f"{key}={json.dumps(value)}" for key, value in settings.items())]
@@ -230,6 +202,13 @@ def _point(recipe: str | Path, axes: Mapping[str, Any], values: Sequence[Any], f
 def _one_card_a_model(recipe: Recipe) -> Recipe:
     """The recipe with a report for each model of its report, so that a model that several points share is measured
     once."""
+    reports = [stage.name for stage in recipe.stages if isinstance(stage.config, ReportConfig)]
+    if len(reports) > 1:
+        raise ConfigError(
+            f"the recipe has {len(reports)} reports ({', '.join(reports)}), and a sweep compares its points by one",
+            where=str(recipe.path),
+            fix="leave one of them in",
+        )
     return replace(recipe, stages=tuple(part for stage in recipe.stages for part in _cards(stage)))
 
 
@@ -239,6 +218,7 @@ def _cards(stage: Stage) -> Iterator[Stage]:
         yield stage
         return
     _demand_single(stage.name, config)
+    demand_apart(list(config.models), f"stages.{stage.name}.models", "models")
     for label, target in config.models.items():
         prices = {name: price for name, price in config.prices.items() if name == label}
         card = config.model_copy(update={"models": {label: target}, "prices": prices})
@@ -258,12 +238,7 @@ def _demand_single(stage: str, config: ReportConfig) -> None:
 
 
 def _card_name(report: str, label: str) -> str:
-    return f"{report}-{_plain(label)}"
-
-
-def _plain(text: str) -> str:
-    """A text as the name of a file."""
-    return re.sub(r"[^\w.,=+-]", "_", text)
+    return f"{report}-{file_name(label)}"
 
 
 def _report_of(recipe: Recipe) -> list[Stage]:
@@ -304,6 +279,11 @@ def _label(card: Stage) -> str:
     return next(iter(card.config.models))
 
 
+def _seed(card: Stage) -> int:
+    assert isinstance(card.config, ReportConfig)
+    return card.config.seed
+
+
 def _subject(cards: Sequence[Stage], model: str | None) -> str:
     labels = [_label(card) for card in cards]
     if model is not None and model not in labels:
@@ -316,9 +296,11 @@ def _run_point(point: Point, cards: Sequence[Stage], sweep: Sweep, console: Cons
     point.stages = {name: os.path.relpath(path, sweep.out) for name, path in result.results.items()}
     for card in cards:
         label = _label(card)
-        point.measured[label] = read_card(result.results[card.name], label, sweep.alignment, sweep.retention, sweep.out)
+        point.measured[label] = read_card(
+            result.results[card.name], label, sweep.alignment, sweep.retention, sweep.out, seed=_seed(card)
+        )
     point.state = "done"
-    folder = sweep.out / "points" / _plain(point.name)
+    folder = sweep.out / "points" / file_name(point.name)
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in result.results.items():
         link = folder / name
@@ -328,15 +310,18 @@ def _run_point(point: Point, cards: Sequence[Stage], sweep: Sweep, console: Cons
             link.symlink_to(os.path.relpath(path, folder), target_is_directory=True)
 
 
-def read_card(directory: Path, label: str, alignment: str, retention: RetentionName, out: Path) -> Measured:
-    """A model's place from the report.json of a card, which holds prompts of the behaviour that alignment is to be."""
+def read_card(
+    directory: Path, label: str, alignment: str, retention: RetentionName, out: Path, *, seed: int = 0
+) -> Measured:
+    """A model's place from the report.json of a card, which holds prompts of the behaviour that alignment is to be;
+    `seed` is the report's."""
     found = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     passed: dict[str, list[bool]] = {}
     for record in found["records"][label]:
         passed.setdefault(record["behaviour"], []).append(record["passed"])
     kept = found["retention"][label]
     prose = tuple(ProseRecord(**text) for text in kept["prose"])
-    nats = _nats(prose, "token")
+    nats = _nats(prose, "token", seed)
     right = Rate.of([choice["right"] for choice in kept["choices"]])
     accuracy = Mean(right.value, right.interval, right.n)
     return Measured(
@@ -351,9 +336,9 @@ def read_card(directory: Path, label: str, alignment: str, retention: RetentionN
     )
 
 
-def _nats(prose: Sequence[ProseRecord], unit: Literal["token", "byte"]) -> Mean:
+def _nats(prose: Sequence[ProseRecord], unit: Literal["token", "byte"], seed: int) -> Mean:
     units = [text.tokens if unit == "token" else text.bytes for text in prose]
-    return bootstrap_mean([text.nats for text in prose], weights=units)
+    return bootstrap_mean([text.nats for text in prose], weights=units, seed=seed)
 
 
 def _comparable(sweep: Sweep) -> Sweep:
@@ -363,8 +348,9 @@ def _comparable(sweep: Sweep) -> Sweep:
     if not sweep.in_nats or unit == "token":
         return sweep
     for point in done:
+        seed = _seed(_report_of(point.recipe)[0])
         point.measured = {
-            label: replace(found, retention=_nats(found.prose, "byte")) for label, found in point.measured.items()
+            label: replace(found, retention=_nats(found.prose, "byte", seed)) for label, found in point.measured.items()
         }
     return replace(sweep, retention="nats_per_byte")
 

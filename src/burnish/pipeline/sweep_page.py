@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from burnish.evaluation import lines
 from burnish.evaluation.intervals import Mean
 from burnish.evaluation.markup import node
 from burnish.evaluation.svg import Chart, Scale, label, line, tick_text
@@ -76,10 +77,9 @@ def retention_note(sweep: Sweep) -> str:
 
 def number_text(mean: Mean, *, percent: bool) -> str:
     """`71 % (64\u201378)` or `3.583 (3.482\u20133.661)`."""
-    low, high = mean.interval.low, mean.interval.high
     if percent:
-        return f"{100 * mean.value:.0f} % ({100 * low:.0f}\u2013{100 * high:.0f})"
-    return f"{mean.value:.3f} ({low:.3f}\u2013{high:.3f})"
+        return f"{lines.percent(mean.value)} ({lines.percent_interval(mean.interval, mean.value)})"
+    return f"{mean.value:.3f} ({mean.interval.low:.3f}\u2013{mean.interval.high:.3f})"
 
 
 def rows_of(sweep: Sweep) -> list[tuple[str, ...]]:
