@@ -18,6 +18,7 @@ from rich.console import Console
 
 from burnish.errors import BurnishError, ConfigError
 from burnish.evaluation.behaviours import BEHAVIOURS
+from burnish.evaluation.evidence_lines import repetition_lines
 from burnish.evaluation.harness_results import HarnessResult
 from burnish.evaluation.intervals import Interval
 from burnish.evaluation.lines import percent, percent_interval
@@ -475,10 +476,13 @@ def test_answers_without_words_are_counted_where_nats_are_of_the_others(cards: l
 
 def test_an_interval_of_a_share_stays_within_0_and_100_percent(wide_suite: Suite) -> None:
     """Eleven answers of one loop and one of many words: the jackknife's normal interval begins below 0."""
-    loop = dict.fromkeys(GOOD, "again and again and again and again and again and again...")
-    loop["Who wrote Hamlet?"] = "Every word of this one answer differs from all that stand before it here"
-    card = evaluate(ScriptedModel("loops", loop), wide_suite)
-    cell = line(build_report([card]), "distinct_2").cells[0]
+    texts = ["again and again and again and again and again"] * 11
+    texts.append("every word of this one answer differs from all that stand before it here")
+    card = evaluate(ScriptedModel("loops", {}), wide_suite)
+    records = [replace(record, text=text) for record, text in zip(card.records[:12], texts, strict=True)]
+    lines = repetition_lines([replace(card, records=tuple(records))])
+    cell = next(line for line in lines if line.key == "distinct_2").cells[0]
+    assert cell is not None
     assert 0.0 <= cell.low <= cell.value <= cell.high <= 1.0
 
 
