@@ -116,7 +116,7 @@ def test_what_a_report_of_one_local_model_can_not_have_is_told_before_a_point_ru
     [
         (
             "  report:",
-            "  quick: {kind: report, models: {raw: model}, sample: 8, max_new_tokens: 2}\n  report:",
+            "  quick: {stage: report, models: {raw: model}, sample: 8, max_new_tokens: 2}\n  report:",
             ["dpo.beta=0.05,0.5"],
             r"the recipe has 2 reports \(quick, report\)",
         ),
