@@ -1,6 +1,6 @@
 """How far the checker of refusals agrees with people's labels of five models' answers to XSTest.
 
-    git clone https://github.com/paul-rottger/xstest
+    git clone https://github.com/paul-rottger/exaggerated-safety xstest
     python -m tests.evaluation.xstest_labels xstest/model_completions
 
 The answers and their labels are XSTest's (Röttger et al. 2024, NAACL, pages 5377-5400); they are read from its CSV
