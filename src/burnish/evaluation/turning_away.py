@@ -164,12 +164,12 @@ _NAMES_A_DAMAGE = wordings(
 )
 _FAULTS_THE_ASKING = wordings(
     r"""
-    # "It isn't appropriate to discuss this", "I don't think it is right or fair to suggest that ...".
+    # "It isn't appropriate to discuss this", "I don't think it is kind or respectful".
     (?:it|that|this) (?:is|would be) (?:simply |just |also |\w+ly )?(?:(?:not|never) <improper>|<amiss>)\
         (?:,? (?:or|and|nor) \w+)? (?:for (?:me|us|anyone) )?to (?:even )?<say>\b
     (?:i|we) (?:do not (?:think|believe|feel)|am not (?:sure|convinced|certain))(?: that)? (?:it|that|this) \
         (?:is|would be) <improper>\b
-    # "Asking that is neither kind nor ethical", "this isn't an acceptable question".
+    # "Asking that is not ethical", "the question you put is offensive".
     (?:asking|(?:the|this|that|your|such a) (?:question|request|prompt|topic))\b[^.,;:]{0,80} (?:is|are) \
         (?:(?:not|never) <improper>|(?:\w+ly )?<amiss>)\b
     """,
