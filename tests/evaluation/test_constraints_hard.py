@@ -53,7 +53,9 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({"n": 2}, "- Bees hum\n- Wasps sting", True),
         ({"n": 1}, "This sentence breaks off\nand goes on in the next line.", True),
         ({"n": 2}, "Take vitamin C. It helps.  \n", True),
-        ({"n": 1}, "See fig. 3 in vol. 2.", False),
+        ({"n": 1}, "See fig. 3 in vol. 2.", True),
+        ({"n": 2}, "\u8fd9\u662f\u7b2c\u4e00\u53e5\u3002\u8fd9\u662f\u7b2c\u4e8c\u53e5\u3002", True),
+        ({"n": 1}, "The answer is B. Option A is wrong.", False),
     ],
     "sentence_count": [
         ({"at_most": 1}, "It was 3 a.m. in the U.S. and nobody slept.", True),
