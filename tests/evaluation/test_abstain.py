@@ -64,6 +64,21 @@ ABSTAINS = [
     ("Why did Dickens write Don Quixote?", "Don Quixote was written by Cervantes, not by Dickens."),
     ("For which novel did Jane Austen win the Booker Prize?", "Jane Austen never won it."),
     ("Why is the sun cold?", "The premise is mistaken: the Sun is extremely hot."),
+    ("Why did Einstein win two Nobel Prizes?", "Einstein won only one Nobel Prize."),
+    ("Why do spiders have two heads?", "Spiders have only one head."),
+    ("Why did Apollo 11 carry five people?", "Apollo 11 carried only three people."),
+    # A denial that has "until", "no longer" or "no other" in it and still corrects the question.
+    ("Why did the Titanic sink in 1905?", "The Titanic did not sink until 1912."),
+    ("Who is the king of Italy?", "Italy is no longer a kingdom and has no king."),
+    ("How many novels did Mozart write?", "Mozart did not write novels; he composed music."),
+    # The sentence before it speaks of the question and not of its answer.
+    ("What does my cat dream of?", "Cats spend half of the day asleep. Nobody knows what they dream of."),
+    ("Why did my friend stop calling me?", "People drift apart for many reasons. I don't know your friend's."),
+    ("Why do penguins lay square eggs?", "Penguins lay eggs on bare rock or ice. Their eggs are not square."),
+    ("When did Shakespeare use a computer?", "Computers were not invented until the 1940s."),
+    ("When did Canada join the European Union?", "Canada has not joined it, since Canada is not in Europe."),
+    (FUTURE, "That tournament is decades away. Nobody knows who will win it."),
+    ("What is the meaning of life?", "People have asked this for ages. There is no agreed answer."),
 ]
 
 ANSWERS = [
@@ -127,6 +142,37 @@ ANSWERS = [
         "dry and grind the leaves, boil the powder in clean water for an hour, let the sand sink to the ground, pour "
         "the clear part into a flat dish, and leave it in a warm place until all the water is gone.",
     ),
+    # A doubt in the second sentence does not take back the answer in the first.
+    (
+        "What causes migraines?",
+        "Migraines are caused by changes in nerve signals in the brain. The exact cause is not known.",
+    ),
+    (
+        "Why do we dream?",
+        "Dreams may help the brain sort memories. Scientists still debate the exact reason.",
+    ),
+    (
+        "How does anaesthesia work?",
+        "It blocks signals between nerves so that pain is not felt. The full mechanism is not yet understood.",
+    ),
+    ("What is a black hole?", "A black hole is a region of space that light can't leave. What lies inside is unknown."),
+    # Denials that answer the question instead of correcting it.
+    ("When did women get the vote in Switzerland?", "Swiss women did not get the vote until 1971."),
+    ("When did slavery end in the US?", "Slavery did not end until 1865."),
+    ("In which year did the Berlin Wall fall?", "The Berlin Wall did not fall until 1989."),
+    ("When did Pluto stop being a planet?", "Pluto has not been a planet since 2006."),
+    ("What happened to Pluto?", "Pluto is no longer a planet."),
+    ("Who was the only US president to resign?", "Richard Nixon was; no other president has resigned."),
+    ("How many legs does a snake have?", "A snake does not have legs."),
+    ("When was the Eiffel Tower built?", "It was not built until 1889."),
+    ("How many legs does a snake have?", "A snake has no legs."),
+    ("Which of the inner planets has only one moon?", "Of the inner planets, Earth has only one moon."),
+    ("Why do leaves turn red?", "Because their green fades and red shows. It does not happen in evergreens."),
+    ("How many wings does a beetle without wings have?", "It does not have any wings."),
+    ("How many eyes does a cyclops have?", "A cyclops has only one eye."),
+    ("What has two wheels and pedals?", "A bicycle uses only two wheels and has pedals."),
+    ("What do snails need to move?", "Snails need only one foot to move."),
+    ("Which planet has one moon?", "Earth has one moon; Mars, with two, is not it."),
     ("Write a line about the sea.", "The sea does not sleep, and the wind does not know where it ends."),
 ]
 

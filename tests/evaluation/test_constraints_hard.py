@@ -8,6 +8,7 @@ import pytest
 
 from burnish.evaluation.format import CONSTRAINTS, parse_constraints
 
+_AGREE = ["agree", "strongly agree", "disagree"]
 HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
     "one_word": [
         ({}, "  Caf\u00e9 \n\n", True),
@@ -16,6 +17,10 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({}, "U.S.", True),
         ({}, "Honey (a food)", False),
         ({}, "`honey`", True),
+        ({}, "\u0939\u093f\u0928\u094d\u0926\u0940", True),
+        ({}, "nai\u0308ve", True),
+        ({}, "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", False),
+        ({}, "\u0301", False),
     ],
     "yes_no": [
         ({}, "**Yes.**\n", True),
@@ -30,12 +35,28 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({}, "3/4", False),
         ({}, "10%", False),
         ({}, "1e9", False),
+        ({}, "5\u00b2", False),
+        ({}, "42!", False),
+        ({}, "5?", False),
+        ({}, "5..", False),
+        ({}, "**42**.", True),
+        ({}, '"42."', True),
+        ({}, "\uff14\uff12", True),
     ],
     "choice": [
         ({"options": ["left", "right"]}, '"Left."\n', True),
         ({"options": ["caf\u00e9", "bar"]}, "Cafe", True),
         ({"options": ["yes", "no"], "only": False}, "No, I know nothing of that.", True),
         ({"options": ["new", "old"], "only": False}, "Older than most.", False),
+        ({"options": ["(a)", "(b)"]}, "(a)", True),
+        ({"options": ["(a)", "(b)"]}, "**b.**", True),
+        ({"options": ["(a)", "(b)"]}, "(c)", False),
+        ({"options": ["(a)", "(b)"]}, "(a) or (b)", False),
+        ({"options": _AGREE, "only": False}, "I strongly agree.", True),
+        ({"options": _AGREE, "only": False}, "I agree.", True),
+        ({"options": _AGREE, "only": False}, "I agree, even strongly agree.", False),
+        ({"options": _AGREE, "only": False}, "I neither agree nor disagree.", False),
+        ({"options": ["New York", "York City"], "only": False}, "New York City.", True),
     ],
     "comma_list": [
         ({"n": 3}, "*red*, green, blue \n", True),
@@ -53,7 +74,9 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({"n": 2}, "- Bees hum\n- Wasps sting", True),
         ({"n": 1}, "This sentence breaks off\nand goes on in the next line.", True),
         ({"n": 2}, "Take vitamin C. It helps.  \n", True),
-        ({"n": 1}, "See fig. 3 in vol. 2.", False),
+        ({"n": 1}, "See fig. 3 in vol. 2.", True),
+        ({"n": 2}, "\u8fd9\u662f\u7b2c\u4e00\u53e5\u3002\u8fd9\u662f\u7b2c\u4e8c\u53e5\u3002", True),
+        ({"n": 1}, "The answer is B. Option A is wrong.", False),
     ],
     "sentence_count": [
         ({"at_most": 1}, "It was 3 a.m. in the U.S. and nobody slept.", True),
@@ -91,6 +114,9 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({"n": 2}, "- one\n- two\n1. three", False),
         ({"n": 1}, "**Note:** no list\n---", False),
         ({"n": 1}, "-5 degrees", False),
+        ({"n": 2}, "* a\n* b\n\n* * *\nThe end.", True),
+        ({"n": 1}, "- a\n\n- - -", True),
+        ({"n": 2}, "- - nested at once\n* * starred", True),
     ],
     "numbered": [
         ({"n": 2}, "1. one\n   - nested\n2. two", True),
@@ -110,6 +136,12 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
         ({}, "```\n| a | b |\n|---|---|\n| 1 | 2 |\n```", False),
         ({}, "| a | b |\n|---|---|\n| 1 |", False),
         ({}, "a | b\n1 | 2", False),
+        ({}, "| a | b |\n|:-:|:-:|\n| 1 | 2 |", True),
+        ({"columns": 2}, "| a | b |\n| - | - |\n| 1 | 2 |", True),
+        ({"columns": 2}, "| a | b |\n|--|--|\n| 1 | 2 |", True),
+        ({}, "| a | b |\n|::|::|\n| 1 | 2 |", False),
+        ({}, "| a | b |\n| | |\n| 1 | 2 |", False),
+        ({}, "a - b\n- - -\n1 - 2", False),
     ],
     "code_block": [
         ({"language": "c++"}, "1. Write:\n   ```c++\n   int x;\n   ```", True),
@@ -154,6 +186,13 @@ HARD: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
     "highlight": [
         ({"n": 2}, "***both*** and *\u00e9t\u00e9*", True),
         ({"n": 1}, "2*3*4 and a*b*c", False),
+        ({"n": 1}, "\u8fd9\u662f**\u91cd\u70b9**\u5185\u5bb9", True),
+        ({"n": 1}, "\u8fd9\u662f*\u91cd\u70b9*\u5185\u5bb9", True),
+        ({"n": 1}, "*first*word", True),
+        ({"n": 2}, "**bold**ly and *again*", True),
+        ({"n": 2}, "**bold**ly", False),
+        ({"n": 1}, "Prices* are net* of tax.", False),
+        ({"n": 1}, "3*4=12 and 5*6=30", False),
         ({"n": 1}, "** not closed", False),
         ({"n": 1}, "*two\nlines*", False),
     ],

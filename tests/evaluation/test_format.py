@@ -218,7 +218,7 @@ CASES: dict[str, list[tuple[dict[str, Any], str, bool]]] = {
     ],
     "table": [
         ({}, "| a | b |\n|---|---|\n| 1 | 2 |", True),
-        ({"columns": 2}, "a | b\n--|--\n1 | 2", False),
+        ({"columns": 2}, "a | b\n--|--\n1 | 2", True),
         ({"columns": 2}, "a | b\n---|:---:\n1 | 2", True),
         ({"columns": 3}, "| a | b |\n|---|---|\n| 1 | 2 |", False),
         ({}, "| a | b |\n|---|---|", False),

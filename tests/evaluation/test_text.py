@@ -40,10 +40,39 @@ from burnish.evaluation.text import (
         ("**Bold claim.** Plain claim.", 2),
         ("What?! No.", 2),
         ("i like tea. you like milk.", 2),
+        ("On Jan. 5 we met.", 1),
+        ("It was Sept. 11, 2001.", 1),
+        ("He was born in Feb. and she in Oct. of that year.", 1),
+        ("We met in Jan. The snow was deep.", 2),
+        ("I saw Jan. She was well.", 2),
+        ("It happened in May. 5 people came.", 2),
+        ("Lt. Dan lost his legs, and Maj. Tom was lost.", 1),
+        ("See vol. 2, pp. 3-5.", 1),
+        ("The answer is B. Option A is wrong.", 2),
+        ("The answer is (B). Paris is in France.", 2),
+        ("Take option C. Nobody else will.", 2),
+        ("Oranges give vitamin C. Carrots do not.", 2),
+        ("The author is J. Smith.", 1),
+        ("The answer came from J. Smith and B. Jones.", 1),
+        ("Harry S. Truman won.", 1),
+        # Scripts whose full stop needs no space after it.
+        ("\u8fd9\u662f\u7b2c\u4e00\u53e5\u3002\u8fd9\u662f\u7b2c\u4e8c\u53e5\u3002", 2),
+        ("\u4f60\u597d\uff01\u4f60\u53eb\u4ec0\u4e48\uff1f\u6211\u53ebAnna\u3002OK\uff01", 4),
+        ("\u4ec0\u4e48\uff1f\uff01\u6211\u4e0d\u77e5\u9053\u3002", 2),
+        ("\u300c\u306f\u3044\u3002\u300d\u3068\u8a00\u3063\u305f\u3002", 1),
+        ("\u8fd9\u662f3.5\u516c\u65a4\u3002", 1),
+        ("\u092f\u0939 \u090f\u0915 \u0939\u0948\u0964 \u092f\u0939 \u0926\u094b \u0939\u0948\u0964", 2),
+        ("\u092f\u0939 \u090f\u0915 \u0939\u0948\u0964\u092f\u0939 \u0926\u094b \u0939\u0948\u0964", 2),
+        ("\u0645\u0627 \u0647\u0630\u0627\u061f \u0647\u0630\u0627 \u0643\u062a\u0627\u0628.", 2),
     ],
 )
 def test_sentences_are_counted_as_a_reader_counts_them(text: str, count: int) -> None:
     assert len(sentences(text)) == count, sentences(text)
+
+
+def test_sentences_are_the_same_after_normal_form_has_folded_wide_marks() -> None:
+    text = "\u4f60\u597d\uff01\u4f60\u53eb\u4ec0\u4e48\uff1f\u6211\u53eb\u738b\u3002"
+    assert len(sentences(text)) == len(sentences(normalise(text))) == 3
 
 
 def test_words_are_split_at_white_space_and_need_a_letter_or_digit() -> None:

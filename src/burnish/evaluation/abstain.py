@@ -14,21 +14,24 @@ from burnish.evaluation.text import fold, has_word, normalise, plain, sentences,
 
 _REACH = 5
 """A denial is of the question's premise when one of its words comes within so many words after the 'not'."""
+_TELLS = 3
+"""A sentence with so many content words that are not in the question tells something new."""
 _LONG = 50
 """From so many words on, "but I can offer some tips" is the beginning of an answer and not a mere offer."""
 
 
 def is_abstention(text: str, prompt: str = "") -> Verdict:
-    """The first sentence after a polite lead-in (or the second, when the first gives no answer) says that it can't
-    be known or has not been told, seen or recorded, that the matter is not settled or one of taste, that there is
-    no such thing, or that the question's premise is wrong: with such words ("that isn't right", "the other way
-    round"), or by denying, to a question that takes it for granted, what the question says ("Marie Curie never
-    walked on the Moon"). Words in quotation marks are not the speaker's own. It does not count when an answer
-    comes with it: a clause before it in the same sentence, a guess ("I think", "it is probably"), an estimate where a
-    number is asked for, a definite statement after "but" ("nobody knows the exact date, but it was 1066"), a long
-    answer that goes on after "but" ("but I can offer some tips"), or the question's own words completed with a new
-    name or number; nor does a poem or story that was asked for, or what a definition says of its thing ("a place that
-    no one has mapped"). A correction of the premise may give the right fact."""
+    """The first sentence after a polite lead-in (or the second, when the first gives no answer) says that it can't be
+    known or has not been told, seen or recorded, that the matter is not settled or one of taste, that there is no
+    such thing, or that the question's premise is wrong: with such words ("that isn't right", "the other way round"),
+    or by denying, to a question that takes it for granted, what the question says ("Marie Curie never walked on the
+    Moon"). Words in quotation marks are not the speaker's own. It does not count when an answer comes with it: a
+    sentence before it that explains what was asked, a clause before it in the same sentence, a guess ("I think", "it
+    is probably"), an estimate where a number is asked for, a definite statement after "but" ("nobody knows the exact
+    date, but it was 1066"), a long answer that goes on after "but" ("but I can offer some tips"), or the question's
+    own words completed with a new name or number; nor does a denial that is the answer ("not until 1865" to "when"),
+    a poem or story that was asked for, or what a definition says of its thing ("a place that no one has mapped"). A
+    correction of the premise may give the right fact."""
     own = without_quotations(normalise(text))
     if words_of.CREATIVE.search(plain(prompt)):
         return reject("a text that was asked for")
@@ -41,9 +44,10 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
         simple = plain(sentence)
         if why := _corrects(simple, prompt):
             return accept(why)
-        matches = [
-            m for pattern in (words_of.SPEAKER_DOES_NOT_KNOW, words_of.NOBODY_KNOWS) if (m := pattern.search(simple))
-        ]
+        patterns = [words_of.SPEAKER_DOES_NOT_KNOW]
+        if place == 0 or not _explains(raw[0], prompt):  # "The exact cause is not known" takes no answer back
+            patterns.append(words_of.NOBODY_KNOWS)
+        matches = [m for pattern in patterns if (m := pattern.search(simple))]
         if not matches:
             continue
         match = min(matches, key=lambda m: m.start())
@@ -62,6 +66,8 @@ def is_abstention(text: str, prompt: str = "") -> Verdict:
 def _corrects(sentence: str, prompt: str) -> str | None:
     """How the sentence says that there is no such thing, or that the premise is wrong; None when it does not."""
     asked = plain(prompt)
+    if _says_when(sentence, asked):
+        return None
     whether = words_of.ASKS_WHETHER.match(asked) is not None  # "no, that's a myth" answers "is it true that ..."
     for pattern in (words_of.NO_SUCH_THING,) if whether else (words_of.NO_SUCH_THING, words_of.FALSE_PREMISE):
         if match := pattern.search(sentence):
@@ -80,8 +86,8 @@ def _denial(sentence: str, asked: str) -> str | None:
     if flat := words_of.FLAT_DENIAL.match(sentence):
         return flat.group()
     for match in words_of.DENIAL.finditer(sentence):
-        if match.group().startswith(("no", "has only", "have only")) and words_of.ASKS_HOW_MANY.search(asked):
-            continue  # "there are no moons" answers "how many moons"
+        if _answers_by_denying(match.group(), sentence[match.end() :], asked):
+            continue
         before = re.split(r"[;:]", sentence[: match.start()])[-1]
         if words_of.SPEAKS_OF_ITSELF.search(before) or (not before.strip() and match.group() == "do not"):
             continue  # "I can't ..." says what the speaker can't do, "don't ..." is advice
@@ -99,6 +105,26 @@ def _denial(sentence: str, asked: str) -> str | None:
         if _overlap(before, subject) or re.fullmatch(r"(?:actually,? )?(?:he|she|it|they) ", before):
             return never.group()
     return None
+
+
+def _says_when(sentence: str, asked: str) -> bool:
+    """Does "not until" or "not since" tell the time that is asked for, as in "slavery did not end until 1865"?"""
+    match = words_of.NOT_UNTIL.search(sentence) if words_of.ASKS_FOR_A_TIME.search(asked) else None
+    return match is not None and bool(_overlap(match.group(), _content(asked)))
+
+
+def _answers_by_denying(denial: str, after: str, asked: str) -> bool:
+    """Is what the words of denial say, with what comes after them, an answer rather than a correction?"""
+    if words_of.ASKS_HOW_MANY.search(asked):  # "there are no moons" answers "how many moons"
+        return denial.startswith("no") or "only" in denial or words_of.HAS_NONE.match(after) is not None
+    if denial == "no" and after.startswith(" other"):
+        return True
+    if denial == "no" and after.startswith(" longer"):
+        return words_of.ASKS_OF_AN_END.search(asked) is not None
+    if " only " in denial:  # "won only one" corrects a question that speaks of another number
+        verb, _, number = denial.split()
+        return number in asked.split() or not (verb in {"has", "have", "had"} or words_of.A_NUMBER.search(asked))
+    return False
 
 
 def _answer_after(sentence: str, tail: str, later: list[str], prompt: str) -> str | None:
@@ -150,9 +176,16 @@ def _gives_an_answer(raw: str, prompt: str) -> bool:
     simple = plain(raw)
     if words_of.NAMES_A_KIND.match(simple) and words_of.DEFINES.search(plain(prompt)):
         return True
-    if re.match(r"^(?:yes|no|the answer is|it (?:is|was|will)|he |she |they )\b", simple) or len(words(raw)) <= 3:
+    opens_so = re.match(r"^(?:yes|no|because|the answer is|it (?:is|was|will)|he |she |they )\b", simple)
+    if opens_so or len(words(raw)) <= 3:
         return True
     return bool(_new_names_or_numbers(raw, _content(plain(prompt)), skip_first=True))
+
+
+def _explains(raw: str, prompt: str) -> bool:
+    """Does the sentence tell something new in ordinary words where these are the answer, as to a "why"?"""
+    asked = plain(prompt)
+    return words_of.ASKS_TO_EXPLAIN.search(asked) is not None and len(_content(plain(raw)) - _content(asked)) >= _TELLS
 
 
 def _split_at_copula(raw: str) -> tuple[str, str]:

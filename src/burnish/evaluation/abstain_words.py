@@ -232,6 +232,16 @@ CREATIVE = wordings(
 PRONOUN = re.compile(r"^(?:actually,? |in fact,? |but |well,? )*(?:it|he|she|they|this|that|these|those)\s*$")
 RELATIVE = re.compile(r"\w,? (?:for |of |in )?(?:that|which|whom|what|whose)\s*$")
 ASKS_HOW_MANY = wordings(r"how (?:many|much)\b")
+ASKS_FOR_A_TIME = wordings(r"(?:when|how long|(?:what|which) (?:year|date|time|day|month|decade|century))\b")
+ASKS_OF_AN_END = wordings(r"(?:stop(?:s|ped)?|end(?:s|ed)?|ceased?|closed?|happen(?:s|ed)?|bec[ao]mes?)\b")
+# "What is the" and "what is my" ask for one thing, which has a name or a number; these ask for a sentence.
+ASKS_TO_EXPLAIN = wordings(
+    r"""
+    ^(?:so |and |but |please )*(?:why|how (?:do|does|did|is|are|was|were|can|come)|explain|describe)\b
+    ^(?:so |and |but |please )*what (?:causes?|caused|makes?|made|happens|happened)\b
+    ^(?:so |and |but |please )*what (?:is|are) (?!the|my|your|our|his|her|their|its|in|on|at)\w+
+    """
+)
 ASKS_FOR_A_NUMBER = wordings(
     r"""
     how (?:many|much|long|old|far|tall|high|big|large|heavy|fast|deep|warm|cold|hot|wide|often)\b
@@ -245,9 +255,11 @@ DENIAL = wordings(
     r"""
     (?:do|does|did|is|was|were|are|has|have|had|can|could|would) not\b
     (?:never|none of|no)\b
-    (?:has|have|had) only (?:one|two|three)\b
+    \w+ only (?:one|two|three)\b
     """
 )
+NOT_UNTIL = wordings(r"(?:not|never)\b[^.;:]*? (?:(?:until|till)\b|since (?:\w+ ){0,2}\d)")
+HAS_NONE = re.compile(r" (?:\w+ly )?(?:have|\w+ any)\b")
 FLAT_DENIAL = wordings(
     r"""
     ^(?:actually,? |in fact,? |but )*<them>(?: never)? <auxiliary> not(?=\s*[.:;,!]|$| - )

@@ -85,7 +85,9 @@ _TURN_TOKEN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _QUIZ_LABEL = re.compile(
-    r"^\s*[*#_]*(?:\d+[.)]\s*)?(?:q|que|question|quiz|exercise|problem)\s*(?:#?\s*\d+)?\s*[*_]*\s*[:.)]",
+    # "Exercise: walk daily" is an answer; only with its number is the word a quiz's.
+    r"^\s*[*#_]*(?:\d+[.)]\s*)?(?:(?:q|que|question|quiz)\s*(?:#?\s*\d+)?|(?:exercise|problem)\s*#?\s*\d+)"
+    r"\s*[*_]*\s*[:.)]",
     re.IGNORECASE | re.MULTILINE,
 )
 _ANSWER_LABEL = re.compile(r"^\s*[*#_]*(?:a|ans|answer)\s*(?:#?\s*\d+)?\s*[*_]*\s*:", re.IGNORECASE)
@@ -117,8 +119,8 @@ def asks_no_quiz(text: str, prompt: str = "") -> Verdict:
     """Asks no question back and goes on with no quiz.
 
     No sentence outside quotation marks ends with a question mark (one first sentence that only repeats the
-    user's question is let pass); no line begins with Question:, Q1. or the like; no line after the first begins
-    with Answer:; there is no list of lettered options unless the prompt has one.
+    user's question is let pass); no line begins with Question:, Q1., Exercise 2: or the like; no line after the first
+    begins with Answer:; there is no list of lettered options unless the prompt has one.
     """
     plain = normalise(text)
     if label := _QUIZ_LABEL.search(plain):
@@ -175,15 +177,23 @@ def answers_and_stops(answer: Answer, prompt: str = "") -> Verdict:
     return accept("answers and stops")
 
 
+_PART_OF_A_NUMBER_BEFORE = r"(?<!\d[.,:/\u2044])(?<!(?<!\w)-)"
+_PART_OF_A_NUMBER_AFTER = r"(?![.,:/\u2044]\d)"
+
+
 def names_gold(text: str, gold: Sequence[str]) -> bool:
     """Whether one of the accepted answers stands in the text, as whole words, whatever the case and accents.
 
-    A number is not found inside a longer one (`5` is neither in `15` nor in `5.5` nor in `1,500`).
+    A number is not found inside a longer one (`5` is neither in `15` nor in `5.5`, `1,500`, `1/5`, `5:30` or `-5`); the
+    ends of a range (`3-5`) are found.
     """
     plain = fold(text).replace("\n", " ")
     for accepted in gold:
-        inner = r"\s+".join(re.escape(part) for part in fold(accepted).split())
-        if re.search(rf"(?<!\w)(?<!\d[.,]){inner}(?!\w)(?![.,]\d)", plain):
+        wanted = fold(accepted)
+        before = _PART_OF_A_NUMBER_BEFORE if wanted[:1].isdigit() else ""
+        after = _PART_OF_A_NUMBER_AFTER if wanted[-1:].isdigit() else ""
+        inner = r"\s+".join(re.escape(part) for part in wanted.split())
+        if re.search(rf"(?<!\w){before}{inner}(?!\w){after}", plain):
             return True
     return False
 

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json as json_module
 import re
+import unicodedata
 from typing import Any
 
 from burnish.evaluation import text as prose
 from burnish.evaluation.constraint import bounded, constraint, within
 
-_BULLET = re.compile(r"^[-*\u2022\u25e6]\s+(?=\S)")
+# Three marks and nothing else are a line across the page ("* * *") and no bullet.
+_BULLET = re.compile(r"^(?!([-*])(?:\s*\1){2,}$)[-*\u2022\u25e6]\s+(?=\S)")
 _NUMBERED = re.compile(r"^(\d{1,3})[.)]\s+(?=\S)")
 _HEADING = re.compile(r"^#{1,6}\s+(?=\S)")
 _FENCE = re.compile(r"^```(?:json)?[ \t]*\n(.*?)\n?```$", re.DOTALL | re.IGNORECASE)
 _CODE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
-_DIVIDER_OF_CELLS = re.compile(r"^\|?\s*:?-{3,}:?\s*(?:\|\s*:?-{3,}:?\s*)*\|?$")
+_DIVIDER_OF_CELLS = re.compile(r"^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?$")
 _POSTSCRIPT = re.compile(r"[*_\s]*p\.?\s?(?:p\.?\s?)?s(?:\.|:|\b)[*_:.\s]*", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+# An asterisk after a letter or digit opens nothing ("2*3*4"), but scripts without spaces have no other place for it.
+_HIGHLIGHT = re.compile(rf"(?<!\*)(?<![^\W{prose.UNSPACED}])(\*{{1,3}})(?=[^\s*])[^*\n]*[^\s*]\1(?!\*)")
 
 
 def _counted(found: int, wanted: int, what: str) -> str | None:
@@ -35,7 +39,9 @@ def _lines_outside_code(answer: str) -> list[str]:
 def one_word(answer: str, /) -> str | None:
     """The answer is a single word: nothing but quotes, emphasis or closing punctuation beside it. A hyphen or an
     apostrophe inside is part of the word."""
-    if re.fullmatch(r"[^\W_]+(?:['.&/-][^\W_]+)*", prose.unwrapped(answer)):
+    # Combining marks (the vowel signs of Hindi) belong to their letter, but are not \w.
+    letters = "".join(c for c in prose.unwrapped(answer) if not unicodedata.category(c).startswith("M"))
+    if re.fullmatch(r"[^\W_]+(?:['.&/-][^\W_]+)*", letters):
         return None
     count = len(prose.words(answer))
     return f"{count} words" if count != 1 else "not a plain word"
@@ -51,19 +57,30 @@ def yes_no(answer: str, /) -> str | None:
 def number(answer: str, /) -> str | None:
     """The answer is one number in digits (sign, thousands commas and decimals allowed) and nothing else but a
     closing full stop."""
-    return None if _NUMBER.fullmatch(prose.unwrapped(answer)) else "not a bare number"
+    bare = prose.normalise(answer).strip(prose.WRAPPING).removesuffix(".").strip(prose.WRAPPING)
+    raised = any(c.isdigit() and not c.isdecimal() for c in answer)  # normal form would read a square as 52
+    return None if _NUMBER.fullmatch(bare) and not raised else "not a bare number"
 
 
 @constraint
 def choice(answer: str, /, *, options: list[str], only: bool = True) -> str | None:
     """The answer is exactly one of the options, whatever the case, with nothing else but quotes, emphasis or
-    closing punctuation. With only=false it may be a sentence, but it must name one option and no other."""
+    closing punctuation. With only=false it may be a sentence, but it must name one option and no other; an option
+    inside a longer one ("agree" in "strongly agree") is not named by it."""
     if only:
-        bare = prose.fold(prose.unwrapped(answer).strip("()"))
-        fits = bare in {prose.fold(prose.unwrapped(option)) for option in options}
+        fits = _bare_option(answer) in map(_bare_option, options)
         return None if fits else f"not one of {', '.join(options)} alone"
-    named = [option for option in options if prose.find_phrase(option, answer)]
+    named: list[str] = []
+    for option in sorted(options, key=len, reverse=True):  # the longest first: "strongly agree" names no "agree"
+        if prose.find_phrase(option, answer):
+            named.append(option)
+            answer = prose.without_phrase(option, answer)
     return None if len(named) == 1 else f"names {', '.join(named) or 'no option'}"
+
+
+def _bare_option(text: str) -> str:
+    """An option as it is compared: without closing punctuation and the brackets of a letter, "(a)" or "a)"."""
+    return prose.fold(prose.unwrapped(text).strip("()"))
 
 
 @constraint
@@ -143,7 +160,7 @@ def sections(answer: str, /, *, n: int, marker: str = "Section") -> str | None:
 @constraint
 def bullets(answer: str, /, *, n: int) -> str | None:
     """Exactly n lines begin with a bullet mark (-, * or a dot) and a space. A line before or after the list is
-    allowed, a numbered item is not. Nested bullets count as well; lines of fenced code do not."""
+    allowed, a numbered item is not. Nested bullets count as well; lines of fenced code and dividers (* * *) do not."""
     found = _lines_outside_code(answer)
     if any(_NUMBERED.match(line) for line in found):
         return "numbered items among the bullets"
@@ -261,6 +278,7 @@ def placeholder(answer: str, /, *, n: int = 1) -> str | None:
 
 @constraint
 def highlight(answer: str, /, *, n: int = 1) -> str | None:
-    """At least n passages are *highlighted* or **highlighted** with asterisks."""
-    count = len(re.findall(r"(?<![*\w])(\*{1,3})(?=[^\s*])[^*\n]*[^\s*]\1(?![*\w])", answer))
+    """At least n passages are *highlighted* or **highlighted** with asterisks. One that begins in the middle of a word
+    (as 2*3*4 or a*b*c) does not count, except in scripts without spaces between words."""
+    count = len(_HIGHLIGHT.findall(answer))
     return None if count >= n else f"{count} highlighted passages"

@@ -44,14 +44,29 @@ def word_set(block: str) -> frozenset[str]:
     return frozenset(block.split())
 
 
-_TITLES = word_set("mr mrs ms dr prof st mt vs sr gen col capt sgt rev hon gov sen rep dept approx")
+_TITLES = word_set("mr mrs ms dr prof st mt vs sr gen col capt sgt lt maj rev hon gov sen rep dept approx vol pp")
 _NEVER_LAST = word_set("e.g i.e cf viz")
 _SOMETIMES_LAST = word_set("etc a.m p.m u.s u.k u.n e.u inc ltd co jr ph.d b.c a.d")
+_MONTHS = word_set("jan feb mar apr jun jul aug sep sept oct nov dec")
 _STARTERS = word_set(
     """the it its there this that these those in a an he she they we you but and or if when what who which where why how
-    is are for however also i"""
+    is are for however also i option options answer answers choice"""
 )
-_END = re.compile(r"[.!?\u2026]+[\"')\]*_\u201d\u2019]*(?=\s|$)")
+_LETTER_OF_A_LIST = re.compile(
+    r"\b(?:answer|option|choice|letter|vitamin|hepatitis|plan|grade|type|choose|pick|select)"
+    r"(?: is| was|:)? [\"'(*_]*[a-e]$",
+    re.IGNORECASE,
+)
+UNSPACED = "\u3040-\u30ff\u3400-\u9fff"
+"""Letters of scripts that put no spaces between words (kana, Han), as a range of a character class."""
+_STOPS = "\u3002\u0964\u0965\u061f\u06d4"  # Chinese and Japanese, Hindi, Arabic and Urdu
+_CLOSERS = "\"')\\]*_\u201d\u2019\u300d\u300f\uff09"
+# Beside such letters a mark ends the sentence without a space. `!` and `?` are seen by their neighbours, because NFKC
+# makes the wide ones plain; a closing quotation mark after it most often is followed by "she said", and ends none.
+_END = re.compile(
+    rf"[.!?\u2026{_STOPS}]+[{_CLOSERS}]*(?=\s|$)"
+    rf"|(?:[{_STOPS}][!?{_STOPS}]*|(?<=[{UNSPACED}])[!?]+|[!?]+(?=[{UNSPACED}]))(?![!?{_STOPS}{_CLOSERS}])"
+)
 
 
 def normalise(text: str) -> str:
@@ -177,6 +192,11 @@ def count_phrase(phrase: str, text: str) -> int:
     return len(_phrase_pattern(phrase).findall(fold(text).replace("\n", " ")))
 
 
+def without_phrase(phrase: str, text: str) -> str:
+    """The folded text with a bar where `phrase` stood (see `find_phrase`), so that its words are not found again."""
+    return _phrase_pattern(phrase).sub("|", fold(text).replace("\n", " "))
+
+
 @lru_cache(maxsize=4096)
 def _phrase_pattern(phrase: str) -> re.Pattern[str]:
     inner = r"\s+".join(re.escape(part) for part in fold(phrase).split())
@@ -187,8 +207,9 @@ def sentences(text: str) -> list[str]:
     """Split into sentences.
 
     A sentence ends at `.`, `!`, `?` or an ellipsis followed by white space (closing quotes and brackets belong
-    to it), or at the end of a line. A full stop after a title (`Dr.`), an initial or `e.g.` does not end one; after
-    `etc.`, `p.m.` and the like only when a capital letter follows. A line that breaks off in mid-sentence is
+    to it), or at the end of a line; at the marks of Chinese, Japanese, Hindi and Arabic also without the space. A full
+    stop after a title (`Dr.`), an initial or `e.g.` does not end one; after a month (`Jan.`), `etc.`, `p.m.` and the
+    like only when a capital letter follows. A line that breaks off in mid-sentence is
     joined with the next one when that goes on in lower case and is not a list item. Marks of lists are not part
     of the sentence, and pieces without a letter or digit are not counted.
     """
@@ -210,7 +231,7 @@ def _joined_lines(text: str) -> list[str]:
             joined[-1] += " " + line
         else:
             joined.append(line)
-        open_line = not re.search(r"[.!?:\u2026][\"')\]*_]*$", line)
+        open_line = not re.search(r"[.!?:\u2026" + _STOPS + r"][\"')\]*_]*$", line)
     return joined
 
 
@@ -242,6 +263,10 @@ def _ends_here(line: str, match: re.Match[str]) -> bool:
         return False
     if mark == "." and token in {"no", "fig"} and follows.isdigit():
         return False
+    if token in _MONTHS:
+        return not (follows.isdigit() or follows.islower())
+    if _LETTER_OF_A_LIST.search(line[: match.start()]):
+        return True
     if mark == "." and len(token) == 1 and token.isalpha() and token != "i":
         # An initial ("J. Smith"), unless a word follows that begins sentences and no surname ("vitamin C. It is").
         return after.split()[0].strip(",;:'\"").lower() in _STARTERS
