@@ -307,7 +307,7 @@ def test_the_figure_is_well_formed_and_lower_nats_lie_to_the_right() -> None:
     assert nats == sorted(nats, reverse=True)
     assert "50\u00a0%" in ticks, "alignment in percent, as in the table"
     told = svg.findtext("desc") or ""
-    assert "<beta>=0: alignment 50 % (40\u201360), retention 3.600 (3.550\u20133.650)" in told
+    assert "<beta>=0: alignment 50\u00a0% (40\u201360), retention 3.600 (3.550\u20133.650)" in told
 
 
 def test_page_and_table_name_every_point(capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +319,7 @@ def test_page_and_table_name_every_point(capsys: pytest.CaptureFixture[str]) -> 
     assert "http" not in page.replace("http-equiv", "")
     print_sweep(sweep, Console(width=120))
     out = capsys.readouterr().out
-    assert "50 % (40–60)" in out
+    assert "50\u00a0% (40–60)" in out
     assert "3.600 (3.550–3.650)" in out
     assert out.count("●") == 3, "two points and the note"
     assert str(draw_svg(made())).count("circle") == 2, "the baseline alone"
