@@ -242,7 +242,7 @@ def categories(data: Categories, names: Sequence[str]) -> Markup:
         f"{rates.label}: " + ", ".join(f"{name} {said(c)}" for name, c in zip(names, rates.cells, strict=True) if c)
         for rates in rows
     )
-    chart = Chart(f"by-{data.key}", f"{data.title}, rates", told, WIDE, high * len(rows) + 46, left=128.0, top=6.0)
+    chart = Chart(f"by-{data.key}", f"{data.title}, rates", told, WIDE, high * len(rows) + 46, left=138.0, top=6.0)
     chart.legend(list(enumerate(names)))
     left, right, top, _ = chart.inner
     x = Scale(0.0, 1.0, left, right)
