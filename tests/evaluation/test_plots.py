@@ -186,8 +186,8 @@ def test_categories_draw_every_cell_and_leave_out_what_was_not_measured() -> Non
     assert svg.count('class="whisker') == 3
     assert "fraud" in svg
     assert "n = 3" in svg
-    # Legend marks aside, a quarter of the way from 128 to 346.
-    assert {x for x, _ in places_of(svg)[2:]} == {128 + 218 * 0.25}
+    # Legend marks aside, a quarter of the way from 138 to 346.
+    assert {x for x, _ in places_of(svg)[2:]} == {138 + 208 * 0.25}
 
 
 def test_a_reliability_diagram_puts_accuracy_over_confidence_and_counts_each_bin() -> None:
