@@ -9,7 +9,7 @@ Legend: N questions, K choices, M bins, R bootstrap draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -253,12 +253,11 @@ def calibration(forecasts: Forecasts, *, seed: int = 0) -> Calibration:
     """
     n = len(forecasts.confidence)
     drawn = forecasts.drawn(seed)
-    ece = drawn[0].mean(pivotal=True)
     return Calibration(
         n=n,
         accuracy=float(forecasts.right.mean()),
         confidence=float(forecasts.confidence.mean()),
-        ece=replace(ece, interval=Interval(max(0.0, ece.interval.low), min(1.0, ece.interval.high))),
+        ece=drawn[0].mean(pivotal=True).as_share(),
         ece_if_calibrated=_ece_if_calibrated(forecasts, seed),
         brier=drawn[1].mean(),
         aurc=drawn[2].mean(),

@@ -7,7 +7,6 @@ left out as a whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -383,13 +382,8 @@ def repetition_lines(cards: Sequence[Card]) -> list[Line]:
                 n=len(texts[0]),
                 unit="rate",
                 higher_is_better=True,
-                cells=tuple(share_cell(_of_a_share(jackknife(*own))) for own in distinct),
+                cells=tuple(share_cell(jackknife(*own).as_share()) for own in distinct),
                 changes=(None, *(change_of(change, 100, "points") for change in differences)),
             )
         )
     return lines
-
-
-def _of_a_share(mean: Mean) -> Mean:
-    """A normal interval may reach beyond what a share can be."""
-    return replace(mean, interval=Interval(max(0.0, mean.interval.low), min(1.0, mean.interval.high)))

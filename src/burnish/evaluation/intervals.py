@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -69,6 +69,10 @@ class Mean:
     value: float
     interval: Interval
     n: int
+
+    def as_share(self) -> Mean:
+        """With its interval cut at 0 and 1: pivotal and normal intervals may reach beyond what a share can be."""
+        return replace(self, interval=Interval(max(0.0, self.interval.low), min(1.0, self.interval.high)))
 
 
 @dataclass(frozen=True, slots=True)

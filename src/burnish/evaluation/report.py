@@ -192,17 +192,13 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
         rates = [line for line in lines if line.group in ("behaviours", "declining")]
         shown = [f"{line.title} {cell.text}" for line in rates if (cell := line.cells[0]) is not None]
         return [f"{names[0]}: {', '.join(shown)}."]
-    by_word: dict[str, list[Line]] = {"better": [], "worse": [], "can't tell": []}
-    for line in behaviours:
-        if (change := line.changes[-1]) is not None:
-            by_word[change.word].append(line)
-    parts = [f"better at {len(by_word['better'])} of {len(behaviours)} behaviours"]
-    worse = by_word["worse"]
+    parts = [f"better at {len(_with_word(behaviours, 'better'))} of {len(behaviours)} behaviours"]
+    worse = _with_word(behaviours, "worse")
     parts.append(f"worse at {_listed(worse)}" if worse else "worse at none")
-    if unsure := by_word["can't tell"]:
+    if unsure := _with_word(behaviours, "can't tell"):
         parts.append(f"can't tell for {_listed(unsure)}")
     # That a model declines too much is no behaviour's line, and would be left out of a count of them.
-    if needless := [line for line in lines if line.group == "declining" and _last_word(line) == "worse"]:
+    if needless := _with_word([line for line in lines if line.group == "declining"], "worse"):
         parts.append(f"and declines more without need ({_listed(needless)})")
     # Most behaviours fail an answer that never ends: what that hides is told beside them.
     beside = {
@@ -214,8 +210,9 @@ def _verdict(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
     return [behaviour, *(f"{what}: {changes}." for what, changes in beside.items() if changes)]
 
 
-def _last_word(line: Line) -> str | None:
-    return None if line.changes[-1] is None else line.changes[-1].word
+def _with_word(lines: Sequence[Line], word: str) -> list[Line]:
+    """The lines at which the last model is better, worse, or neither for sure."""
+    return [line for line in lines if (change := line.changes[-1]) is not None and change.word == word]
 
 
 def _changes(lines: Sequence[Line]) -> str:

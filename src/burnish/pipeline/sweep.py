@@ -48,6 +48,7 @@ class Measured:
         nats_per_token: of held-out prose.
         multiple_choice: accuracy.
         prose: what the nats are of, text by text.
+        seed: of the card's intervals.
     """
 
     label: str
@@ -58,10 +59,11 @@ class Measured:
     nats_per_token: float
     multiple_choice: float
     prose: tuple[ProseRecord, ...] = ()
+    seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """What sweep.json holds; the texts are in the card."""
-        return {name: value for name, value in asdict(self).items() if name != "prose"}
+        """What sweep.json holds; the texts and the seed are in the card."""
+        return {name: value for name, value in asdict(self).items() if name not in ("prose", "seed")}
 
 
 @dataclass
@@ -333,6 +335,7 @@ def read_card(
         nats_per_token=nats.value,
         multiple_choice=accuracy.value,
         prose=prose,
+        seed=seed,
     )
 
 
@@ -348,9 +351,9 @@ def _comparable(sweep: Sweep) -> Sweep:
     if not sweep.in_nats or unit == "token":
         return sweep
     for point in done:
-        seed = _seed(_report_of(point.recipe)[0])
         point.measured = {
-            label: replace(found, retention=_nats(found.prose, "byte", seed)) for label, found in point.measured.items()
+            label: replace(found, retention=_nats(found.prose, "byte", found.seed))
+            for label, found in point.measured.items()
         }
     return replace(sweep, retention="nats_per_byte")
 
