@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -296,7 +297,7 @@ def _table(records: Sequence[Record]) -> str:
                 continue
             results = record["sides"][side]
             seconds, share = seconds_of(results), utilisation(record, side)
-            memory = max(result["peak_cuda_bytes"] for result in results)
+            memory = max(result.get("peak_cuda_bytes", math.nan) for result in results)  # none of a CPU
             tokens = statistics.mean(record["step_tokens"]) / seconds if record["step_tokens"] else None
             rows.append(
                 [

@@ -6,7 +6,7 @@ the size of what is right: |found - right| / max |right|, the worst over all ele
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.data.groups import PromptGroup, Response, collate
+from burnish.data.groups import GroupBatch, PromptGroup, Response, collate
 from burnish.models.attention import AttentionPlan, CachePlan, GroupPlan, group_attention
 from burnish.models.config import Compute
 from burnish.models.lora import LoRAConfig, adapter_parameters, copy_adapter, inject, lora_layers
@@ -159,46 +159,70 @@ def _lora(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]
 
 
 def _attention(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
-    """`group_attention` with grouped heads: shared prompts, plain causal, and new tokens against a cache."""
-    groups = [PromptGroup(tuple(range(9)), (Response.full((1,) * 5), Response.full((1,) * 7)))]
-    groups += [PromptGroup(tuple(range(14)), (Response.full((1,) * 3), Response.full((1,) * 2)))]
-    shared = collate(groups)
-    single = collate([PromptGroup(group.prompt, group.responses[:1]) for group in groups])
+    """`group_attention` with grouped heads: shared prompts, in rows of a few tokens and of several of a kernel's tiles,
+    plain causal, and new tokens against a cache."""
+    shared = collate([_group(9, 5, 7), _group(14, 3, 2)])
+    single = collate([_group(9, 5), _group(14, 3)])
+    long = collate([_group(300, 1, 70, 129), _group(40, 190, 33, 7)])
     slots = torch.arange(40)
 
-    def grouped(batch: Any, where: str) -> AttentionPlan:
-        return GroupPlan(batch.segment_ids.to(where), batch.position_ids.to(where))
+    def grouped(batch: GroupBatch, width: int = 64) -> _Case:
+        def plan_on(where: str) -> AttentionPlan:
+            return GroupPlan(batch.segment_ids.to(where), batch.position_ids.to(where))
 
-    def cached(queries: Tensor, where: str) -> AttentionPlan:
-        return CachePlan(slots.expand(2, -1).to(where), queries.to(where))
+        tokens = batch.input_ids.shape[1]
+        return plan_on, (tokens, tokens), width, batch.segment_ids >= 0
 
-    cases: list[tuple[str, Any, tuple[int, int]]] = [
-        ("shared prompts", lambda where: grouped(shared, where), (shared.input_ids.shape[1],) * 2),
-        ("one response a row", lambda where: grouped(single, where), (single.input_ids.shape[1],) * 2),
-        ("one new token", lambda where: cached(torch.tensor([[39], [20]]), where), (1, 40)),
-        ("several new tokens", lambda where: cached(torch.arange(30, 40).expand(2, -1), where), (10, 40)),
-    ]
-    for name, plan_on, (queries, keys) in cases:
-        for window in (None, 8):
-            generator = torch.Generator().manual_seed(2)
-            q = _random(generator, dtype, 2, 8, queries, 64)
-            k, v = (_random(generator, dtype, 2, 2, keys, 64) for _ in range(2))
-            mask = plan_on("cpu").mask(window)
-            mask = torch.ones(queries, keys, dtype=torch.bool).tril() if mask is None else mask
-            inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
-            scores = (q @ k.repeat_interleave(4, 1).transpose(2, 3) / 8).masked_fill(~mask, -torch.inf)
-            right = (torch.softmax(scores, -1) @ v.repeat_interleave(4, 1)).transpose(1, 2)
-            up = _random(generator, dtype, *right.shape)
-            right.backward(up)
-            own = _leaves(device, dtype, *inputs)
-            found, _ = group_attention(
-                torch.nn.Module(), *own, None, attention_plan=plan_on(device), sliding_window=window
-            )
-            found.backward(up.to(device, dtype))
-            label = f"attention, {name}{', window' if window else ''}"
-            yield label, _off(found, right.detach()), ALLOWED[dtype]
-            worst = max(_off(a.grad, b.grad) for a, b in zip(own, inputs, strict=True))  # type: ignore[arg-type]
-            yield f"{label}, gradients", worst, ALLOWED[dtype]
+    def cached(queries: Tensor) -> _Case:
+        def plan_on(where: str) -> AttentionPlan:
+            return CachePlan(slots.expand(2, -1).to(where), queries.to(where))
+
+        return plan_on, (queries.shape[1], len(slots)), 64, torch.ones_like(queries, dtype=torch.bool)
+
+    cases = {
+        "shared prompts": grouped(shared),
+        **{f"long rows, heads of {width}": grouped(long, width) for width in (64, 128, 256)},
+        "one response a row": grouped(single),
+        "one new token": cached(torch.tensor([[39], [20]])),
+        "several new tokens": cached(torch.arange(30, 40).expand(2, -1)),
+    }
+    for name, case in cases.items():
+        for window in (None, 8, 100):
+            label = f"attention, {name}{'' if window is None else f', window of {window}'}"
+            apart, gradients = _attention_of(case, window, device, dtype)
+            yield label, apart, ALLOWED[dtype]
+            yield f"{label}, gradients", gradients, ALLOWED[dtype]
+
+
+_Case = tuple[Callable[[str], AttentionPlan], tuple[int, int], int, Tensor]
+"""A plan on a device, queries and keys of a row, a head's width, and (rows, queries) which of them are read."""
+
+
+def _attention_of(case: _Case, window: int | None, device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """How far off attention is, and its gradients at worst."""
+    plan_on, (queries, keys), width, real = case
+    generator = torch.Generator().manual_seed(2)
+    q = _random(generator, dtype, 2, 8, queries, width)
+    k, v = (_random(generator, dtype, 2, 2, keys, width) for _ in range(2))
+    mask = plan_on("cpu").mask(window)
+    mask = torch.ones(queries, keys, dtype=torch.bool).tril() if mask is None else mask
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+    scores = (q @ k.repeat_interleave(4, 1).transpose(2, 3) * width**-0.5).masked_fill(~mask, -torch.inf)
+    # Padding sees what it likes: nothing reads it.
+    read = real.unsqueeze(2).unsqueeze(3)
+    right = (torch.softmax(scores, -1) @ v.repeat_interleave(4, 1)).transpose(1, 2) * read
+    up = _random(generator, dtype, *right.shape) * read
+    right.backward(up)
+    own = _leaves(device, dtype, *inputs)
+    found, _ = group_attention(torch.nn.Module(), *own, None, attention_plan=plan_on(device), sliding_window=window)
+    found.backward(up.to(device, dtype))
+    worst = max(_off(a.grad, b.grad) for a, b in zip(own, inputs, strict=True))  # type: ignore[arg-type]
+    return _off(found.detach().cpu() * read, right.detach()), worst
+
+
+def _group(prompt: int, *responses: int) -> PromptGroup:
+    """A group of such lengths; of its tokens none is read."""
+    return PromptGroup((1,) * prompt, tuple(Response.full((1,) * n) for n in responses))
 
 
 def _sampler(device: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:

@@ -97,6 +97,13 @@ def test_rows_of_one_length_are_not_torn_apart_and_unlike_ones_are_not_padded() 
     assert [[g.row_length for g in b] for b in batches] == [[60, 60], [20] * 4]
 
 
+def test_where_a_pass_costs_more_rows_are_padded_to_spare_one() -> None:
+    lengths = [20] * 4 + [60] * 2
+    batches = micro_batches([group(n - 3, 3) for n in lengths], tokens=400, pass_share=2)
+    # A pass counts as 400 / 2 = 200 tokens: one costs 360 + 200, two cost 200 + 2 x 200.
+    assert [[g.row_length for g in b] for b in batches] == [[60, 60, *[20] * 4]]
+
+
 def test_a_group_over_the_budget_stands_alone() -> None:
     assert [len(b) for b in micro_batches([group(50, 9), group(2, 2), group(2, 2)], tokens=20)] == [1, 2]
 

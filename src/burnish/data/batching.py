@@ -24,9 +24,13 @@ def row_tokens(group: PromptGroup, layout: Layout) -> tuple[int, int]:
 PASS_SHARE = 32
 """A pass over the model costs, beside its tokens, about 1 / 32 of what a full micro-batch costs (launches, reading the
 weights). Cutting once more must save more padding than that."""
+UNIT_PASS_SHARE = 8
+"""The same where a matrix unit or a GPU makes the tokens cheap: there it is about 1 / 8 (SmolLM2-135M, AMX)."""
 
 
-def micro_batches(groups: Sequence[PromptGroup], *, tokens: int, layout: Layout = "shared") -> list[list[PromptGroup]]:
+def micro_batches(
+    groups: Sequence[PromptGroup], *, tokens: int, layout: Layout = "shared", pass_share: int = PASS_SHARE
+) -> list[list[PromptGroup]]:
     """Cut a batch into micro-batches of at most `tokens` tokens, padding included, so that the least is computed.
 
     Rows are sorted by length; of all the ways to cut that order, the one with the fewest tokens (padding, and a share
@@ -36,15 +40,15 @@ def micro_batches(groups: Sequence[PromptGroup], *, tokens: int, layout: Layout 
         groups: the optimiser batch.
         tokens: rows x longest row of a micro-batch at most.
         layout: how the rows will be laid out.
+        pass_share: a pass costs as much as `tokens` / `pass_share` tokens.
 
     Returns:
         Micro-batches, longest rows first, so that the peak of memory comes at once and not after an hour.
     """
     order = sorted(range(len(groups)), key=lambda i: (-row_tokens(groups[i], layout)[1], i))
     sizes = [row_tokens(groups[i], layout) for i in order]
-    return [
-        [groups[i] for i in order[start:stop]] for start, stop in cheapest_cuts(sizes, tokens, tokens // PASS_SHARE)
-    ]
+    cuts = cheapest_cuts(sizes, tokens, tokens // pass_share)
+    return [[groups[i] for i in order[start:stop]] for start, stop in cuts]
 
 
 def cheapest_cuts(sizes: Sequence[tuple[int, int]], tokens: int, per_pass: int) -> list[tuple[int, int]]:

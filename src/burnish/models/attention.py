@@ -10,6 +10,7 @@ Legend: B rows, H heads, Q query tokens, S key tokens.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from burnish.data.groups import PAD_SEGMENT, PROMPT_SEGMENT, GroupBatch
 from burnish.errors import ModelError
 from burnish.models.blocks import Block, block_attention, blocks_of
+from burnish.models.sequences import Sequences, kernel_takes, sequence_attention, sequences_of
 
 ATTENTION_NAME = "burnish"
 _MASKABLE_LAYERS = {"full_attention", "sliding_attention"}
@@ -33,6 +35,10 @@ class AttentionPlan(Protocol):
 
     def blocks(self, window: int | None) -> list[list[Block]] | None:
         """The same as blocks of each row, where that is less work; None where it is not."""
+        ...
+
+    def sequences(self, window: int | None) -> Sequences | None:
+        """The same as sequences for a kernel of a GPU; None where there is no mask to be spared."""
         ...
 
 
@@ -74,6 +80,14 @@ class GroupPlan:
         if window not in self._blocks:
             self._blocks[window] = blocks_of(self.segment_ids, window)
         return self._blocks[window]
+
+    def sequences(self, window: int | None) -> Sequences | None:
+        window = self._narrow(window)
+        return None if self._one_response and window is None else self._sequences
+
+    @cached_property
+    def _sequences(self) -> Sequences | None:
+        return sequences_of(self.segment_ids)
 
     def _narrow(self, window: int | None) -> int | None:
         """The window, or none where the sequences are no longer than it."""
@@ -121,6 +135,9 @@ class CachePlan:
     def blocks(self, window: int | None) -> list[list[Block]] | None:
         return None
 
+    def sequences(self, window: int | None) -> Sequences | None:
+        return None
+
 
 def group_attention(
     module: nn.Module,
@@ -163,6 +180,8 @@ def group_attention(
     plain_scores = not own_scores and not dropout and query.shape[-1] == value.shape[-1]
     if plain_scores and (rows := attention_plan.blocks(sliding_window)) is not None:
         return block_attention(query, key, value, rows, scaling), None
+    if plain_scores and kernel_takes(query) and (found := attention_plan.sequences(sliding_window)) is not None:
+        return sequence_attention(query, key, value, found, scaling, sliding_window), None
     mask = attention_plan.mask(sliding_window)
     heads, length = query.shape[1:3]
     if length == 1 and mask is not None and kwargs.get("s_aux") is None and key.shape[1] != heads:

@@ -78,7 +78,7 @@ def blocks_of(segment_ids: Tensor, window: int | None) -> list[list[Block]] | No
         return None
     found = []
     for segments in segment_ids.tolist():
-        bounds = _bounds(segments)
+        bounds = bounds_of(segments)
         if bounds is None:
             return None
         found.append([*_of_prompt(bounds[0], window), *_of_responses(bounds, window)])
@@ -86,8 +86,8 @@ def blocks_of(segment_ids: Tensor, window: int | None) -> list[list[Block]] | No
     return found if scores * LEAST_SAVING <= rows * width**2 else None
 
 
-def _bounds(segments: list[int]) -> list[int] | None:
-    """Where the prompt ends, and each response after it; none for another order."""
+def bounds_of(segments: list[int]) -> list[int] | None:
+    """Where a row's prompt ends, and each response after it; none where they do not lie in that order."""
     changes = [i for i in range(1, len(segments)) if segments[i] != segments[i - 1]]
     ends = [*changes, len(segments)]
     order = [segments[end - 1] for end in ends]

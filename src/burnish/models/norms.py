@@ -17,15 +17,24 @@ from torch.autograd.function import once_differentiable
 
 from burnish.models.remade import set_recipe
 
+# torch's own kernels: what nn.functional.rms_norm calls on a GPU, with the rows' factors, of which backward makes use.
+_kernel = torch.ops.aten._fused_rms_norm
+_kernel_backward = torch.ops.aten._fused_rms_norm_backward
+
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
+        ctx.offset, ctx.kernel = offset, _kernel_takes(x, weight, offset)
+        if ctx.kernel:
+            normed, inverse = _kernel(x, weight.shape, weight, eps)
+            ctx.save_for_backward(x, inverse, weight)
+            ctx.mark_non_differentiable(inverse)
+            return normed, inverse
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
         inverse = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
         ctx.save_for_backward(x, inverse, weight)
-        ctx.offset = offset
         ctx.mark_non_differentiable(inverse)
         return _scaled(offset, x, inverse, weight), inverse
 
@@ -33,6 +42,10 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse, weight = ctx.saved_tensors
+        if ctx.kernel:
+            needs = list(ctx.needs_input_grad[:2])
+            found = _kernel_backward(grad, x, weight.shape, inverse, weight, needs)
+            return *(one if need else None for one, need in zip(found, needs, strict=True)), None, None
         normed = x * inverse
         grad_weight = None
         if ctx.needs_input_grad[1]:
@@ -47,12 +60,24 @@ def _scaled(offset: float, x: Tensor, inverse: Tensor, weight: Tensor) -> Tensor
     return (x * inverse).mul_(weight.to(inverse.dtype) + offset).to(x.dtype)
 
 
+def _kernel_takes(x: Tensor, weight: Tensor, offset: float) -> bool:
+    """Whether torch has a kernel for it: on a GPU, with a weight of the input's dtype. Gemma's 1 + w would have to be
+    rounded to that first."""
+    return x.is_cuda and x.dtype == weight.dtype and offset == 0.0
+
+
+def _made_by_kernel(eps: float, x: Tensor, _: Tensor, weight: Tensor) -> Tensor:
+    normed: Tensor = _kernel(x, weight.shape, weight, eps)[0]
+    return normed
+
+
 def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     """(..., D) x / rms(x) * (weight + offset), of x (..., D) and weight (D,); a layer behind it need not keep it."""
     normed: Tensor
     normed, inverse = _RMSNorm.apply(x, weight, offset, eps)
     if x.requires_grad and torch.is_grad_enabled():
-        set_recipe(normed, partial(_scaled, offset), x.detach(), inverse, weight.detach())
+        make = partial(_made_by_kernel, eps) if _kernel_takes(x, weight, offset) else partial(_scaled, offset)
+        set_recipe(normed, make, x.detach(), inverse, weight.detach())
     return normed
 
 

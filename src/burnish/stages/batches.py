@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from rich.console import Console
 
-from burnish.data.batching import micro_batches
+from burnish.data.batching import PASS_SHARE, UNIT_PASS_SHARE, micro_batches
 from burnish.data.groups import GroupBatch, PromptGroup, collate
 from burnish.models.layers import first_trained_layer
 from burnish.models.roles import Backbone, Role
@@ -37,7 +38,9 @@ def batches(
         progress: counts the micro-batches, where a pass is long enough to be shown.
         trunk: lower layers whose states come with each batch: of a cache those that it keeps, else computed now.
     """
-    parts = micro_batches(groups, tokens=tokens, layout=backbone.layout)
+    cheap_tokens = backbone.device.type != "cpu" or backbone.compute_dtype == torch.bfloat16
+    share = UNIT_PASS_SHARE if cheap_tokens else PASS_SHARE
+    parts = micro_batches(groups, tokens=tokens, layout=backbone.layout, pass_share=share)
     if progress is not None:
         progress.start(len(parts), 0)
     for done, micro in enumerate(parts, start=1):
