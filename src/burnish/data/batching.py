@@ -25,7 +25,8 @@ PASS_SHARE = 32
 """A pass over the model costs, beside its tokens, about 1 / 32 of what a full micro-batch costs (launches, reading the
 weights). Cutting once more must save more padding than that."""
 UNIT_PASS_SHARE = 8
-"""The same where a matrix unit or a GPU makes the tokens cheap: there it is about 1 / 8 (SmolLM2-135M, AMX)."""
+"""The same where tokens are cheap, in bfloat16 and on a GPU: about 1 / 8. With Gemma 3 270M on AMX, 5 passes of 16
+conversations take 0.83 of the time of 8 with less padding; with SmolLM2-135M it makes no difference."""
 
 
 def micro_batches(
