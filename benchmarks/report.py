@@ -89,20 +89,16 @@ def _short(record: Record) -> str:
     model = SHORT.get(setting["model"], Path(setting["model"]).name)
     names = {"sft": "SFT", "reward": "reward model", "dpo": "DPO", "ppo": "PPO", "sampling": "sampling"}
     dtype = next(iter(runs.values()))[0]["dtype"]
-    return f"{names[record['stage']]}, {model}, {dtype}"
-
-
-def _layers(record: Record) -> str:
-    layers = record["setting"].get("layers", "all")
-    return "LoRA in all layers" if layers == "all" else f"LoRA in the {layers.replace('-', ' ')} layers"
+    layers = setting.get("layers", "all")
+    upper = "" if layers == "all" else f", LoRA in the {layers.replace('-', ' ')} layers"
+    return f"{names[record['stage']]}, {model}, {dtype}{upper}"
 
 
 FEATURES: tuple[Callable[[Record], str], ...] = (
-    _layers,
     lambda record: str(record["setting"]["data"]),
     lambda record: str(record["machine"].partition(",")[0]),
 )
-"""What tells records of one stage, model and dtype apart."""
+"""What tells records of one stage, model, dtype and layers apart."""
 
 
 def _labels(records: Sequence[Record]) -> list[str]:
