@@ -194,7 +194,8 @@ def test_ppo_is_rendered_with_the_share_of_the_rate_and_old_records_without() ->
     }
     flops = 1640 + 6720 + 240 + 12160 + 480  # see test_flops
     seconds = medians(record["runs"]["burnish"], "seconds_per_update")[0]
-    record |= {"lengths": [5], "rates": {"float32": 2 * flops / seconds}, "apart": {"policy": 1e-7, "reward": 2e-6}}
+    rates = {record["runs"]["trl"][0]["dtype"]: 2 * flops / seconds}
+    record |= {"lengths": [5], "rates": rates, "apart": {"policy": 1e-7, "reward": 2e-6}}
     for one in record["runs"]["burnish"]:
         one["head_kept"] = 0.0  # 240 of it
     text = ppo_section.render(record)

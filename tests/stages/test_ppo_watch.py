@@ -217,9 +217,9 @@ def test_the_objective_prices_by_the_scale_of_the_rewards_and_by_the_coefficient
     assert coefficients[1] != coefficients[0] == 0.5, "the controller steers"
     first, second, _ = [{key.partition("/")[2]: value for key, value in line.items()} for line in evaluations]
     assert first["eos_rate"] < 1.0, "or a missing end would cost nothing"
-    assert first["objective"] == pytest.approx(0.0 - 0.1 * (1 - first["eos_rate"]), abs=1e-9)
+    assert first["objective"] == pytest.approx(0.0 - 0.1 * (1 - first["eos_rate"]), abs=1e-7)
     price = 1 - second["eos_rate"] + coefficients[1] * second["kl"]
-    assert second["objective"] == pytest.approx(0.0 - 0.1 * price, abs=1e-9)
+    assert second["objective"] == pytest.approx(0.0 - 0.1 * price, abs=1e-7)  # scores are float32
 
 
 @pytest.mark.parametrize(
@@ -257,5 +257,8 @@ def test_a_sampler_that_differs_from_the_forward_is_told_once_a_rollout(
 ) -> None:
     monkeypatch.setattr(ppo, "DRIFT", 1e-12)
     said = io.StringIO()
-    train_ppo(ppo_config(tmp_path, micro_batch_tokens=16), console=Console(file=said, width=200))
-    assert said.getvalue().count("sampler and training forward differ") == 2
+    result = train_ppo(ppo_config(tmp_path, micro_batch_tokens=16), console=Console(file=said, width=200))
+    drifts = [line["drift"] for line in lines(result.out) if "drift" in line]
+    assert len(drifts) == 2
+    # On some processors the two agree to the bit in one of the rollouts, and nothing is to be told.
+    assert said.getvalue().count("sampler and training forward differ") == sum(drift > 1e-12 for drift in drifts) > 0
