@@ -110,10 +110,11 @@ def test_the_kernel_itself_takes_what_it_is_given() -> None:
     # Its shapes and arguments alone: on the device `meta` nothing is computed.
     found = sequences_of(torch.tensor([row(6, 3, 5), row(2, 1, 4, 2, padding=5)]))
     assert found is not None
-    kinds = {"device": "meta", "dtype": torch.bfloat16}
     moved = module.Sequences(*(x.to("meta") for x in (found.query_bounds, found.key_bounds, found.keys)), found.longest)
     # Heads before tokens in memory, as a torch.cat of rotated parts leaves them.
-    inputs = [torch.empty(2, heads, 14, 64, **kinds, requires_grad=True) for heads in (8, 2, 2)]  # type: ignore[call-overload]
+    inputs = [
+        torch.empty(2, heads, 14, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for heads in (8, 2, 2)
+    ]
     out = module._SequenceAttention.apply(*inputs, moved, None, 4)
     assert out.shape == (2, 14, 8, 64)
     assert out.is_contiguous()

@@ -147,13 +147,11 @@ def _restore_optimiser(
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition("|")
         parameter = parameters[name]
-        # AdamW keeps its step count on the CPU whatever the parameter's device, but for the fused one.
-        on_cpu = key == "step" and not optimiser.defaults.get("fused")
-        device = torch.device("cpu") if on_cpu else parameter.device
-        if tensor.shape == parameter.shape:  # laid out like the parameter, as the fused one demands
-            optimiser.state[parameter][key] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        else:
+        if key == "step":  # AdamW keeps it on the CPU whatever the parameter's device, but for the fused one
+            device = parameter.device if optimiser.defaults.get("fused") else torch.device("cpu")
             optimiser.state[parameter][key] = tensor.to(device).clone()
+        else:  # laid out like the parameter, as the fused one demands
+            optimiser.state[parameter][key] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 @contextmanager
