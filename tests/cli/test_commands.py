@@ -333,6 +333,8 @@ def test_out_of_memory_says_what_to_make_smaller(here: Path, burnish: Burnish, m
 
     monkeypatch.setattr("burnish.stages.sft.train_sft", big)
     demand_one_message(burnish(*sft()), "out of memory", "--micro-batch-tokens")
+    monkeypatch.setattr("burnish.pipeline.report.report", big)
+    demand_one_message(burnish("report", "raw=gemma-3-270m", "--out", "card"), "out of memory", "--batch-size")
 
 
 def test_a_closed_pipe_is_no_error() -> None:

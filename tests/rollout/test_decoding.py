@@ -15,7 +15,7 @@ from burnish.models.merged import merge_pays, merged_bytes, merged_weights
 from burnish.models.roles import Backbone, Role, response_logprobs
 from burnish.ops.logprobs import OutputHead
 from burnish.rollout import decoding, drawing
-from burnish.rollout.drawing import Projection
+from burnish.rollout.drawing import BLOCK, Projection
 from burnish.rollout.sampler import Sample, SamplingParams, route_of, sample
 from tests.fast_paths import counted
 from tests.models.families import FAMILIES, WINDOW, tiny
@@ -258,3 +258,19 @@ def test_logits_in_tiles_are_the_logits(softcap: float | None) -> None:
     assert torch.allclose(project(hidden), expected, atol=1e-12)
     assert torch.allclose(project(hidden[:2]), expected[:2], atol=1e-12)  # fewer rows, in the same buffer
     assert torch.allclose(project(torch.cat([hidden, hidden])), torch.cat([expected, expected]), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_logits_of_a_plain_head_end_with_a_whole_block(dtype: torch.dtype) -> None:
+    """In bfloat16 they lie in memory token by token. The buffer is used again for fewer rows and for more."""
+    generator = torch.Generator().manual_seed(0)
+    weight, hidden = (torch.randn(n, 8, generator=generator).to(dtype) for n in (700, 5))
+    exact = hidden.double() @ weight.double().T
+    project = Projection(OutputHead(weight))
+    for rows in (5, 2, 1, 5):
+        logits = project(hidden[:rows])
+        assert logits.shape == (rows, 2 * BLOCK)
+        assert logits[:, 700:].isneginf().all()
+        assert torch.allclose(logits[:, :700].double(), exact[:rows], rtol=2**-7, atol=2**-7)
+        if rows > 1:
+            assert logits.stride() == ((1, rows) if dtype == torch.bfloat16 else (2 * BLOCK, 1))

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from burnish.ops.logprobs import OutputHead, token_logprobs
+from burnish.rollout import drawing
 from burnish.rollout.drawing import BLOCK, Logits, draw, exact_logits, log_probability
 
 # Probabilities of six tokens, on both sides of block borders in a vocabulary of 1,300; the other tokens have none.
@@ -158,3 +160,23 @@ def test_a_near_certain_token_keeps_its_digits() -> None:
     h = OutputHead(torch.tensor([[40.0], [0.0]]))
     got = recorded(h, torch.ones(1, 1), torch.tensor([0]))
     assert got.item() == pytest.approx(-math.exp(-40.0), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logits_that_lie_token_by_token_are_the_same(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(drawing._PASS, "cpu", 9 * BLOCK)  # a block at a time
+    generator = torch.Generator().manual_seed(0)
+    z = 4.0 * torch.randn(9, 1300, generator=generator, dtype=torch.float64)
+    usual, turned = Logits(z), Logits(F.pad(z, (0, 236), value=-torch.inf).T.contiguous().T)
+    assert turned.turned
+    assert not usual.turned
+    weights = ((z - z.amax(1, keepdim=True)) / temperature).exp()
+    blocks = torch.stack([part.sum(1) for part in weights.split(BLOCK, 1)], 1)
+    for logits in (usual, turned):
+        assert torch.equal(logits.block_max, torch.stack([part.amax(1) for part in z.split(BLOCK, 1)], 1))
+        assert torch.allclose(logits.masses(temperature), blocks, rtol=1e-12, atol=0)
+    uniforms = torch.rand(9, generator=generator, dtype=torch.float64)
+    for how in ({}, {"top_k": 3}, {"top_p": 0.7}):
+        tokens = [draw(logits, uniforms, temperature=temperature, **how) for logits in (usual, turned)]  # type: ignore[arg-type]
+        assert torch.equal(*tokens)
+    assert torch.equal(turned.argmax(), z.argmax(1))

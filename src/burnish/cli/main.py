@@ -134,6 +134,8 @@ def _explain(error: Exception, given: Sequence[str]) -> int:
         error = _system_error(error)
     elif type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         fix = "use a smaller --micro-batch-tokens, a shorter --max-length, or --gradient-checkpointing"
+        if given[:1] == ["report"]:
+            fix = "use a smaller --batch-size"
         error = BurnishError("out of memory", fix=fix)
     if isinstance(error, BurnishError):
         print_error(error, console)

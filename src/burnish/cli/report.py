@@ -24,7 +24,7 @@ def report(
     prose: str = "starter/prose",
     sample: Whole | None = None,
     max_new_tokens: Whole = 128,
-    batch_size: Whole = 32,
+    batch_size: Whole = 128,
     seed: Whole = 0,
     dtype: Precision = "auto",
     device: str = "auto",
@@ -66,7 +66,7 @@ def report(
     max_new_tokens
         The longest answer.
     batch_size
-        Answers sampled at a time.
+        Answers sampled at a time; the more, the sooner, and the more memory their keys and values take.
     seed
         Of the sample and of the intervals.
     dtype

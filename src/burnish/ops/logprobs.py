@@ -58,6 +58,11 @@ class OutputHead:
         """(..., V) logits of (..., D) hidden states, whole; for sampling, where all of them are needed."""
         return self.finished(torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype)), hidden)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the logits are the products with `weight` and no more."""
+        return self.row_ids is None and self.scale == 1.0 and self.bias is None and self.softcap is None
+
     def log_softmax(self, hidden: Tensor) -> Tensor:
         """(N, V) log-probabilities of the whole vocabulary, in fp32 (float64 for float64 input)."""
         return torch.log_softmax(self.logits(hidden).to(accumulate_dtype(hidden.dtype)), dim=-1)

@@ -40,8 +40,8 @@ class ReportConfig(Config):
     """A fixed sample of so many evaluation prompts, spread over the behaviours; all of them if not given."""
     max_new_tokens: int = Field(128, ge=1)
     """The longest answer, in tokens."""
-    batch_size: int = Field(32, ge=1)
-    """Answers sampled at a time."""
+    batch_size: int = Field(128, ge=1)
+    """Answers sampled at a time; the more, the sooner, and the more memory their keys and values take."""
     seed: int = Field(0, ge=0)
     """Of the sample and of the intervals."""
     dtype: Precision = "auto"
