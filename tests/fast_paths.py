@@ -19,7 +19,7 @@ from burnish.rollout import cache, decoding, drawing, sampler
 TRAINING: dict[str, tuple[Any, str]] = {
     "rows shared by responses": (attention.GroupPlan, "__init__"),
     "attention in blocks": (attention, "block_attention"),
-    "norms as one node": (norms._RMSNorm, "forward"),
+    "norms as one node": (norms, "rms_norm"),
     "gated products as one node": (gated, "gated_product"),
     "inputs made again": (remade.Remaker, "remade"),
     "LoRA as one node": (lowrank._LoRAFunction, "forward"),
