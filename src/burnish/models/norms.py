@@ -26,12 +26,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
         ctx.offset, ctx.kernel = offset, _kernel_takes(x, weight, offset)
-        if ctx.kernel:
-            normed, inverse = _kernel(x, weight.shape, weight, eps)
-            ctx.save_for_backward(x, inverse, weight)
-            ctx.mark_non_differentiable(inverse)
-            return normed, inverse
-        normed, inverse = _written_out(x, weight, offset, eps)
+        normed, inverse = _norm(x, weight, offset, eps)
         ctx.save_for_backward(x, inverse, weight)
         ctx.mark_non_differentiable(inverse)
         return normed, inverse
@@ -44,8 +39,7 @@ class _RMSNorm(torch.autograd.Function):
             needs = list(ctx.needs_input_grad[:2])
             found = _kernel_backward(grad, x, weight.shape, inverse, weight, needs)
             return *(one if need else None for one, need in zip(found, needs, strict=True)), None, None
-        wide = x.to(inverse.dtype)
-        normed = x * inverse if wide is x else wide.mul_(inverse)
+        normed = _divided(x, inverse, x.to(inverse.dtype))
         grad, grad_weight = grad.to(inverse.dtype), None
         if ctx.needs_input_grad[1]:
             grad_weight = (grad * normed).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
@@ -55,20 +49,29 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x, grad_weight, None, None
 
 
-def _written_out(x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
-    """The norm and 1 / rms, in eager operations. What is wide is made so first: operations on two dtypes at once take
-    twice as long."""
+def _norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm and 1 / rms, by torch's kernel or in eager operations. What is wide is made so first: operations on two
+    dtypes at once take twice as long."""
+    if _kernel_takes(x, weight, offset):
+        normed, inverse = _kernel(x, weight.shape, weight, eps)
+        return normed, inverse
     wide = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     inverse = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
-    return _scaled(offset, x, inverse, weight, wide), inverse
+    return _weighted(_divided(x, inverse, wide), weight, offset, x.dtype), inverse
 
 
-def _scaled(offset: float, x: Tensor, inverse: Tensor, weight: Tensor, wide: Tensor | None = None) -> Tensor:
-    """x * inverse * (weight + offset), in the dtype of x; `wide` is x in that of `inverse`, where it is at hand."""
-    wide = x.to(inverse.dtype) if wide is None else wide
-    normed = x * inverse if wide is x else wide.mul_(inverse)
-    return normed.mul_(weight.to(inverse.dtype) + offset).to(x.dtype)
+def _divided(x: Tensor, inverse: Tensor, wide: Tensor) -> Tensor:
+    """x / rms(x) in the dtype of `inverse`, in the memory of `wide`: x in that dtype, unless it is x itself."""
+    return x * inverse if wide is x else wide.mul_(inverse)
+
+
+def _weighted(divided: Tensor, weight: Tensor, offset: float, dtype: torch.dtype) -> Tensor:
+    return divided.mul_(weight.to(divided.dtype) + offset).to(dtype)
+
+
+def _scaled(offset: float, x: Tensor, inverse: Tensor, weight: Tensor) -> Tensor:
+    return _weighted(_divided(x, inverse, x.to(inverse.dtype)), weight, offset, x.dtype)
 
 
 def _kernel_takes(x: Tensor, weight: Tensor, offset: float) -> bool:
@@ -85,10 +88,10 @@ def _made_by_kernel(eps: float, x: Tensor, _: Tensor, weight: Tensor) -> Tensor:
 def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     """(..., D) x / rms(x) * (weight + offset), of x (..., D) and weight (D,); a layer behind it need not keep it."""
     normed: Tensor
-    if not torch.is_grad_enabled() and not _kernel_takes(x, weight, offset):
-        return _written_out(x, weight, offset, eps)[0]
+    if not torch.is_grad_enabled():
+        return _norm(x, weight, offset, eps)[0]
     normed, inverse = _RMSNorm.apply(x, weight, offset, eps)
-    if x.requires_grad and torch.is_grad_enabled():
+    if x.requires_grad:
         make = partial(_made_by_kernel, eps) if _kernel_takes(x, weight, offset) else partial(_scaled, offset)
         set_recipe(normed, make, x.detach(), inverse, weight.detach())
     return normed
